@@ -1,0 +1,40 @@
+"""The error tree. Whoever catches one can tell the user's mistake from a failure by its exit code.
+
+PipelineError          exit 1: something failed
+└── UserError          exit 2: the input is wrong; the message says what is allowed and what to do
+    ├── ParameterError     a parameter's name or value
+    ├── DataError          the dataset
+    └── ModelError         the base model, its tokenizer or its template
+"""
+
+
+class PipelineError(Exception):
+    """Something failed that the user's input does not explain. The message is one line."""
+
+    exit_code = 1
+
+
+class TrainingError(PipelineError):
+    """A training process failed; the message names the rank and its own reason."""
+
+
+class RegistryError(PipelineError):
+    """The model registry could not be reached, or answered what it must not."""
+
+
+class UserError(PipelineError):
+    """Bad input: what was wrong, where, what is allowed, what to do."""
+
+    exit_code = 2
+
+
+class ParameterError(UserError):
+    """An unknown parameter, or a value outside what it allows."""
+
+
+class DataError(UserError):
+    """The dataset cannot be read, or is not what a step needs."""
+
+
+class ModelError(UserError):
+    """The base model, its tokenizer or its chat template cannot be used."""

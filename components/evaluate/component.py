@@ -1,0 +1,42 @@
+"""evaluate as a KFP component."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+
+@dsl.component(packages_to_install=[], install_kfp_package=False)
+def evaluate(
+    records: Input[Dataset],
+    test: Input[Dataset],
+    model: Input[Model],
+    base_model: str,
+    base_model_digest: str,
+    champion: str,
+    registry: str,
+    registry_id: str,
+    model_name: str,
+    precision: str,
+    batch_size: int,
+    include_samples: bool,
+    evaluation: Output[Metrics],
+) -> None:
+    """Measure the exact perplexity of base, tuned and champion."""
+    from pathlib import Path
+
+    from components.evaluate.evaluate import evaluate as run
+
+    figures = run(
+        records=Path(records.path),
+        test=Path(test.path),
+        model=Path(model.path),
+        base_model=base_model,
+        base_model_digest=base_model_digest,
+        champion=champion,
+        registry=registry,
+        model_name=model_name,
+        precision=precision,
+        batch_size=batch_size,
+        include_samples=include_samples,
+        evaluation=Path(evaluation.path),
+    )
+    evaluation.metadata.update(figures)

@@ -1,0 +1,33 @@
+"""ingest as a KFP component."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Metrics, Output
+
+
+@dsl.component(packages_to_install=[], install_kfp_package=False)
+def ingest(
+    dataset: str,
+    dataset_digest: str,
+    columns: str,
+    license: str,
+    max_reject_fraction: float,
+    records: Output[Dataset],
+    rejects: Output[Dataset],
+    metrics: Output[Metrics],
+) -> None:
+    """Validate every row of the dataset and remove duplicates."""
+    from pathlib import Path
+
+    from components.ingest.ingest import ingest as run
+
+    counts = run(
+        dataset=dataset,
+        dataset_digest=dataset_digest,
+        columns=columns,
+        license=license,
+        max_reject_fraction=max_reject_fraction,
+        records=Path(records.path),
+        rejects=Path(rejects.path),
+        metrics=Path(metrics.path),
+    )
+    metrics.metadata.update(counts)

@@ -1,0 +1,78 @@
+"""Loads a causal language model to stand behind a given tokenizer: the same way for training and evaluation."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from components.errors import ModelError
+
+TOKENIZER_FILES = ["config.json", "tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*"]
+MODEL_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES[1:]]
+
+
+def load_model(folder: Path, vocabulary_size: int, dtype: Any) -> Any:
+    """The model of a folder, with one embedding row at least for each token.
+
+    Rows that are missing are added as the mean of the rows that are there, so a base model is the same
+    wherever it is loaded, and a new token starts as an average one rather than at random.
+
+    Args:
+        vocabulary_size: the number of tokens of the tokenizer in use.
+        dtype: a torch dtype.
+
+    Raises:
+        ModelError: the folder holds no causal language model in safetensors.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from components.packing import attention_for, register_attention
+
+    register_attention()
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, attn_implementation=attention_for(config), local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"base_model: cannot load a causal language model from {folder}: {str(error).splitlines()[0]}") from error
+    if vocabulary_size > _rows(model.get_input_embeddings().weight):
+        grow_embeddings(model, vocabulary_size)
+    return model
+
+
+def grow_embeddings(model: Any, rows: int) -> None:
+    """Adds embedding rows, each the mean of those that were there."""
+    import torch
+
+    old = _rows(model.get_input_embeddings().weight)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = list({id(layer.weight): layer.weight for layer in layers}.values())  # one table when they are tied
+    with torch.no_grad(), _whole(tables):
+        for weight in tables:
+            if weight.numel():
+                weight[old:] = weight[:old].float().mean(dim=0).to(weight.dtype)
+
+
+def _rows(weight: Any) -> int:
+    """The rows of a weight, also when ZeRO-3 holds it elsewhere."""
+    return int(getattr(weight, "ds_shape", weight.shape)[0])
+
+
+def _whole(weights: list[Any]) -> AbstractContextManager[None]:
+    """Inside, the weights are whole and may be written; ZeRO-3 gathers and scatters them."""
+    if not any(hasattr(weight, "ds_shape") for weight in weights):
+        return nullcontext()
+    from deepspeed.zero import GatheredParameters
+
+    gathered: AbstractContextManager[None] = GatheredParameters(weights, modifier_rank=0)
+    return gathered
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest sequence that a model was built for, by Dolly's rule: n_positions, max_position_embeddings, seq_length."""
+    for name in ("n_positions", "max_position_embeddings", "seq_length"):
+        value = getattr(config, name, None)
+        if value:
+            return int(value)
+    return None

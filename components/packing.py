@@ -1,0 +1,96 @@
+"""Token rows laid end to end in one sequence, and the loss over their targets alone.
+
+Rows are never padded. Positions restart at each row and attention stays inside it, so a row's loss is what it is
+alone; logits are computed only where there is a target. Training and evaluation share this, so they mean the same.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+
+IGNORED = -100
+ATTENTION = "rows"
+
+
+def flatten(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of the tokens contract as one sequence; no rows at all give one token that is no target.
+
+    Returns:
+        input_ids, position_ids and labels, each of shape (1, total tokens), labels IGNORED before loss_start; and
+        row_lengths, which attend_rows needs.
+    """
+    ids = [row["input_ids"] for row in rows] or [[0]]
+    starts = [max(1, row["loss_start"]) for row in rows] or [1]  # nothing predicts a first token
+    labels = [[IGNORED] * start + row[start:] for row, start in zip(ids, starts, strict=True)]
+    return {
+        "input_ids": torch.tensor([[*chain.from_iterable(ids)]]),
+        "position_ids": torch.cat([torch.arange(len(row)) for row in ids])[None],
+        "labels": torch.tensor([[*chain.from_iterable(labels)]]),
+        "row_lengths": [len(row) for row in ids],
+    }
+
+
+def target_nll(model: Any, batch: dict[str, Any]) -> Tensor:
+    """Negative log-likelihood of each target token, in nats and float32, in the order of the sequence.
+
+    Args:
+        model: a causal language model whose forward takes position_ids and logits_to_keep.
+        batch: what flatten made.
+
+    Returns:
+        shape (targets,), with the graph to the model's parameters.
+    """
+    labels = batch["labels"][0]
+    targets = (labels != IGNORED).nonzero()[:, 0]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    logits = model(**inputs, logits_to_keep=targets - 1, use_cache=False).logits[0]
+    return cross_entropy(logits.float(), labels[targets], reduction="none")
+
+
+def attention_for(config: Any) -> str:
+    """The attention implementation that keeps packed rows apart at the least cost for a model's configuration.
+
+    Ours calls the causal kernel row by row, so its cost is the sum of the rows' squares. Models that need more than
+    a causal mask (a sliding window, soft-capped scores, sinks) get a mask over the whole sequence instead.
+    """
+    special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size")
+    plain = not any(getattr(config, name, None) for name in special) and config.model_type != "gpt_oss"
+    return ATTENTION if plain else "eager"
+
+
+def attend_rows(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, row_lengths: list[int], **options: Any
+) -> tuple[Tensor, None]:
+    """Causal attention inside each row of a packed sequence.
+
+    Args:
+        query, key, value: shape (1, heads, tokens, head size); key and value may have fewer heads.
+        row_lengths: the rows' numbers of tokens, in their order.
+        options: scaling and dropout, as transformers passes them.
+
+    Returns:
+        shape (1, tokens, heads, head size).
+    """
+    rows = [
+        scaled_dot_product_attention(
+            *row,
+            is_causal=True,
+            scale=options.get("scaling"),
+            dropout_p=options.get("dropout", 0.0) if module.training else 0.0,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        for row in zip(*(tensor.split(row_lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    ]
+    return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
+
+
+def register_attention() -> None:
+    """Makes `attn_implementation="rows"` known to transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION, attend_rows)
+    AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)

@@ -1,0 +1,145 @@
+"""The data contract between steps: schemas, content ids, digests, reasons.
+
+Every table is Parquet (zstd) written in the order of its input, so the same input gives the same bytes.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+RECORDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("instruction", pa.string()),
+        ("context", pa.string()),
+        ("response", pa.string()),
+        ("category", pa.string()),
+        ("source", pa.string()),
+        ("license", pa.string()),
+    ]
+)
+REJECTS = pa.schema([("source", pa.string()), ("position", pa.int64()), ("reason", pa.string()), ("digest", pa.string())])
+# Everything before loss_start is prompt. target_bytes is the UTF-8 length of the response, the
+# denominator of bits per byte, so that models with different tokenizers can be compared.
+TOKENS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("key", pa.string()),
+        ("category", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("loss_start", pa.int32()),
+        ("target_bytes", pa.int32()),
+    ]
+)
+ROW_GROUP = 4096
+
+
+class Reject(StrEnum):
+    """Why a row of the source is not a record."""
+
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_FIELD = "missing_field"
+    EMPTY_FIELD = "empty_field"
+    WRONG_TYPE = "wrong_type"
+    INVALID_TEXT = "invalid_text"
+
+
+class Removal(StrEnum):
+    """Why a valid record is neither trained nor tested on."""
+
+    DUPLICATE = "duplicate"
+    REPEATED_PROMPT = "repeated_prompt"
+    TOO_LONG = "too_long"
+    NEAR_DUPLICATE_OF_TEST = "near_duplicate_of_test"
+    OVER_TEST_SIZE = "over_test_size"
+
+
+def normalise(text: str) -> str:
+    """The form in which two texts count as the same: NFKC, case-folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def digest(*parts: str) -> str:
+    """128 bits of SHA-256 over the parts, as 32 hex digits. Parts are length-prefixed, so they cannot run together."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8")
+        state.update(len(data).to_bytes(8, "big"))
+        state.update(data)
+    return state.hexdigest()[:32]
+
+
+def record_id(instruction: str, context: str, response: str) -> str:
+    """A record's id: the digest of its normalised content."""
+    return digest(normalise(instruction), normalise(context), normalise(response))
+
+
+def split_key(instruction: str, context: str, response: str) -> str:
+    """What decides a record's side of the split: its context, else its instruction, else (plain text) its response."""
+    return digest(normalise(context) or normalise(instruction) or normalise(response))
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:<hex>` of a file's bytes."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def path_digest(path: Path) -> str:
+    """`sha256:<hex>` of a file, or of a folder: the digest over its files' relative names and digests."""
+    if path.is_file():
+        return file_digest(path)
+    entries = {file.relative_to(path).as_posix(): file_digest(file) for file in path.rglob("*") if file.is_file()}
+    return "sha256:" + hashlib.sha256(canonical_json(entries).encode()).hexdigest()
+
+
+def write_table(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
+    """Streams rows into a Parquet file, a row group at a time. Returns their number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        batch: list[dict[str, Any]] = []
+        for row in rows:
+            batch.append(row)
+            count += 1
+            if len(batch) == ROW_GROUP:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+                batch = []
+        writer.write_table(pa.Table.from_pylist(batch, schema))
+    return count
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, one at a time, holding one row group in memory."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=ROW_GROUP, columns=columns):
+            yield from batch.to_pylist()
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows, from the file's footer."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON for people and programs: sorted keys, indented, NaN refused."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What write_json wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))

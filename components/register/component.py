@@ -1,0 +1,39 @@
+"""register as a KFP component."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+
+@dsl.component(packages_to_install=[], install_kfp_package=False)
+def register(
+    model: Input[Model],
+    train: Input[Dataset],
+    test: Input[Dataset],
+    evaluation: Input[Metrics],
+    verdict: Input[Artifact],
+    configuration: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
+    pinned: dict,  # type: ignore[type-arg]
+    license: str,
+    registry: str,
+    model_name: str,
+    registered: Output[Artifact],
+) -> None:
+    """Register the model as champion, if the gate accepted it."""
+    from pathlib import Path
+
+    from components.register.register import register as run
+
+    result = run(
+        model=Path(model.path),
+        train=Path(train.path),
+        test=Path(test.path),
+        evaluation=Path(evaluation.path),
+        verdict=Path(verdict.path),
+        configuration=configuration,
+        license=license,
+        registry=registry,
+        model_name=model_name,
+        registered=Path(registered.path),
+        **{name: value for name, value in pinned.items() if name != "registry_id"},
+    )
+    registered.metadata.update(result)

@@ -1,0 +1,32 @@
+"""resolve as a KFP component. Never cached: it is what finds out whether anything has changed."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+
+@dsl.component(packages_to_install=[], install_kfp_package=False)
+def resolve(
+    dataset: str,
+    base_model: str,
+    registry: str,
+    model_name: str,
+    configuration: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Resolved",
+    [
+        ("dataset", str),
+        ("dataset_digest", str),
+        ("base_model", str),
+        ("base_model_digest", str),
+        ("champion", str),
+        ("registry_id", str),
+        ("run_digest", str),
+    ],
+):
+    """Pin the dataset, the base model and the champion to digests."""
+    from components.resolve.resolve import resolve as run
+
+    return run(
+        dataset=dataset, base_model=base_model, registry=registry, model_name=model_name, configuration=configuration
+    )

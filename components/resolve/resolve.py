@@ -1,0 +1,52 @@
+"""Turns names into digests, so that every later step can be cached by what it really reads."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components import __version__
+from components.records import canonical_json, digest, write_json
+from components.registry import COMPARED_WITH, RUN_DIGEST, Registry
+from components.sources import pin
+
+
+class Resolved(NamedTuple):
+    """What the run reads, pinned."""
+
+    dataset: str
+    dataset_digest: str
+    base_model: str
+    base_model_digest: str
+    champion: str
+    registry_id: str
+    run_digest: str
+
+
+def resolve(*, dataset: str, base_model: str, registry: str, model_name: str, configuration: dict[str, Any], output: Path | None = None) -> Resolved:
+    """Pins the dataset, the base model and the champion of a run.
+
+    A run that made the present champion is compared with the model that it was compared with then, so the
+    same run a second time asks the same question and finds every answer in the cache.
+
+    Args:
+        dataset: Local path, fsspec URI or hub id (org/name@revision) of the dataset.
+        base_model: Local folder, fsspec URI or hub id (org/name@revision) of the base model.
+        registry: The MLflow registry: sqlite:///FILE or http(s)://HOST.
+        model_name: The registered model's name.
+        configuration: Every other parameter that the result depends on.
+        output: Where to write the answer as JSON, when run by hand.
+    """
+    data = pin(dataset, "dataset")
+    model = pin(base_model, "model")
+    run_digest = digest(__version__, data.digest, model.digest, canonical_json(configuration))
+    store = Registry(registry, model_name)
+    registry_id = store.identity()
+    champion = store.champion()
+    number = champion.number if champion else ""
+    if champion and champion.tags.get(RUN_DIGEST) == run_digest:
+        number = champion.tags.get(COMPARED_WITH, "")
+    resolved = Resolved(data.uri, data.digest, model.uri, model.digest, number, registry_id, run_digest)
+    for name, value in resolved._asdict().items():
+        print(f"{name}: {value or 'none'}")
+    if output:
+        write_json(output, resolved._asdict())
+    return resolved

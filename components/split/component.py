@@ -1,0 +1,31 @@
+"""split as a KFP component."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Output
+
+
+@dsl.component(packages_to_install=[], install_kfp_package=False)
+def split(
+    records: Input[Dataset],
+    tokens: Input[Dataset],
+    test_size: float,
+    seed: int,
+    train: Output[Dataset],
+    test: Output[Dataset],
+    metrics: Output[Metrics],
+) -> None:
+    """Divide the records into train and test, for good, and remove what would leak."""
+    from pathlib import Path
+
+    from components.split.split import split as run
+
+    counts = run(
+        records=Path(records.path),
+        tokens=Path(tokens.path),
+        test_size=test_size,
+        seed=seed,
+        train=Path(train.path),
+        test=Path(test.path),
+        metrics=Path(metrics.path),
+    )
+    metrics.metadata.update(counts)

@@ -1,0 +1,33 @@
+"""tokenize as a KFP component."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
+
+
+@dsl.component(packages_to_install=[], install_kfp_package=False)
+def tokenize(
+    records: Input[Dataset],
+    base_model: str,
+    base_model_digest: str,
+    template: str,
+    max_length: int,
+    tokens: Output[Dataset],
+    tokenizer: Output[Artifact],
+    metrics: Output[Metrics],
+) -> None:
+    """Render and encode every record, and drop those that do not fit."""
+    from pathlib import Path
+
+    from components.tokenize.tokenize import tokenize as run
+
+    counts = run(
+        records=Path(records.path),
+        base_model=base_model,
+        base_model_digest=base_model_digest,
+        template=template,
+        max_length=max_length,
+        tokens=Path(tokens.path),
+        tokenizer=Path(tokenizer.path),
+        metrics=Path(metrics.path),
+    )
+    metrics.metadata.update(counts)
