@@ -135,9 +135,9 @@ def count_rows(path: Path) -> int:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON for people and programs: sorted keys, indented, NaN refused."""
+    """Writes JSON for people and programs: indented, NaN refused."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -25,6 +25,11 @@ class Version:
     source: str
     tags: dict[str, str]
 
+    @property
+    def reference(self) -> str:
+        """`number:key`: never the same for two things, also when a registry is emptied and counts from 1 again."""
+        return f"{self.number}:{self.tags.get(KEY, '')}"
+
 
 def check_address(address: str) -> None:
     """Raises ParameterError unless the address has a scheme that is supported."""
@@ -76,10 +81,14 @@ class Registry:
             raise RegistryError(f"registry {self.address}: cannot read the champion: {_reason(error)}") from error
         return self._version(found)
 
-    def version(self, number: str) -> Version:
-        """One version by its number."""
+    def version(self, reference: str) -> Version:
+        """One version by its reference."""
+        number = reference.partition(":")[0]
         with self._errors(f"read version {number}"):
-            return self._version(self._client.get_model_version(self.name, number))
+            found = self._version(self._client.get_model_version(self.name, number))
+        if found.reference != reference:
+            raise RegistryError(f"registry {self.address}: version {number} is no longer the one that was resolved")
+        return found
 
     def download(self, version: Version) -> Path:
         """The version's model folder on this machine."""

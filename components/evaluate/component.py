@@ -1,10 +1,11 @@
 """evaluate as a KFP component."""
 
-from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
+from components.kfp_step import step
 
-@dsl.component(packages_to_install=[], install_kfp_package=False)
+
+@step
 def evaluate(
     records: Input[Dataset],
     test: Input[Dataset],
@@ -13,7 +14,6 @@ def evaluate(
     base_model_digest: str,
     champion: str,
     registry: str,
-    registry_id: str,
     model_name: str,
     precision: str,
     batch_size: int,

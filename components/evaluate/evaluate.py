@@ -41,7 +41,7 @@ def evaluate(
         model: The tuned model's folder.
         base_model: Local folder, fsspec URI or pinned hub id of the base model.
         base_model_digest: What resolve found for it.
-        champion: Number of the registered version to compare with; empty: none.
+        champion: The registered version to compare with, as resolve refers to it; empty: none.
         registry: The champion's registry.
         model_name: The champion's registered name.
         precision: fp32 (exact) or bf16 (half the memory).

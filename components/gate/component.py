@@ -1,10 +1,11 @@
 """gate as a KFP component."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Output
 
+from components.kfp_step import step
 
-@dsl.component(packages_to_install=[], install_kfp_package=False)
+
+@step
 def gate(
     evaluation: Input[Metrics],
     min_improvement: float,

@@ -1,10 +1,11 @@
 """ingest as a KFP component."""
 
-from kfp import dsl
 from kfp.dsl import Dataset, Metrics, Output
 
+from components.kfp_step import step
 
-@dsl.component(packages_to_install=[], install_kfp_package=False)
+
+@step
 def ingest(
     dataset: str,
     dataset_digest: str,

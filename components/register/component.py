@@ -1,10 +1,11 @@
 """register as a KFP component."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
+from components.kfp_step import step
 
-@dsl.component(packages_to_install=[], install_kfp_package=False)
+
+@step
 def register(
     model: Input[Model],
     train: Input[Dataset],

@@ -45,7 +45,7 @@ def register(
         base_model: The base model's pinned name.
         base_model_digest: Its digest.
         license: The dataset's licence.
-        champion: Number of the version that the model was compared with; empty: none.
+        champion: The version that the model was compared with, as resolve refers to it; empty: none.
         run_digest: What resolve computed for the run.
         registry: The MLflow registry: sqlite:///FILE or http(s)://HOST.
         model_name: The registered model's name.

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from kfp import dsl
+from components.kfp_step import step
 
 
-@dsl.component(packages_to_install=[], install_kfp_package=False)
+@step
 def resolve(
     dataset: str,
     base_model: str,

@@ -41,10 +41,10 @@ def resolve(*, dataset: str, base_model: str, registry: str, model_name: str, co
     store = Registry(registry, model_name)
     registry_id = store.identity()
     champion = store.champion()
-    number = champion.number if champion else ""
+    opponent = champion.reference if champion else ""
     if champion and champion.tags.get(RUN_DIGEST) == run_digest:
-        number = champion.tags.get(COMPARED_WITH, "")
-    resolved = Resolved(data.uri, data.digest, model.uri, model.digest, number, registry_id, run_digest)
+        opponent = champion.tags.get(COMPARED_WITH, "")
+    resolved = Resolved(data.uri, data.digest, model.uri, model.digest, opponent, registry_id, run_digest)
     for name, value in resolved._asdict().items():
         print(f"{name}: {value or 'none'}")
     if output:

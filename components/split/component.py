@@ -1,10 +1,11 @@
 """split as a KFP component."""
 
-from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Output
 
+from components.kfp_step import step
 
-@dsl.component(packages_to_install=[], install_kfp_package=False)
+
+@step
 def split(
     records: Input[Dataset],
     tokens: Input[Dataset],

@@ -1,10 +1,11 @@
 """tokenize as a KFP component."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
 
+from components.kfp_step import step
 
-@dsl.component(packages_to_install=[], install_kfp_package=False)
+
+@step
 def tokenize(
     records: Input[Dataset],
     base_model: str,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Sampler
 
@@ -53,11 +54,11 @@ class Rows(Sequence[dict[str, Any]]):
         return int(self.table.num_rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.table.slice(index, 1).to_pylist()[0]
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """What DataLoader asks for: all rows of a batch at once."""
-        return list(self.table.take(indices).to_pylist())
+        return list(self.table.take(pa.array(indices, pa.int64())).to_pylist())
 
 
 class EpochLoader(DataLoader[dict[str, torch.Tensor]]):

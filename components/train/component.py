@@ -1,10 +1,11 @@
 """train as a KFP component."""
 
-from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
+from components.kfp_step import step
 
-@dsl.component(packages_to_install=[], install_kfp_package=False)
+
+@step
 def train(
     train: Input[Dataset],
     test: Input[Dataset],
@@ -12,6 +13,7 @@ def train(
     base_model: str,
     base_model_digest: str,
     settings: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
+    checkpoints: str,
     model: Output[Model],
     curves: Output[Artifact],
     metrics: Output[Metrics],
@@ -32,5 +34,6 @@ def train(
         model=Path(model.path),
         curves=Path(curves.path),
         metrics=Path(metrics.path),
+        checkpoints=Path(checkpoints) if checkpoints else None,
     )
     metrics.metadata.update(run(config))

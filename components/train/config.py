@@ -34,13 +34,11 @@ class TrainConfig:
         per_device_batch_size: Rows a process takes at a time.
         per_device_eval_batch_size: Held-out rows a process takes at a time.
         gradient_accumulation_steps: Batches a process takes before an optimizer step.
-        max_grad_norm: The gradient's norm is clipped to this.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         precision: bf16, fp16 (V100) or fp32.
         zero_stage: DeepSpeed ZeRO stage, 0 to 3.
         lora_rank: Rank of the adapters.
         lora_alpha: Scale of the adapters.
-        lora_dropout: Dropout before the adapters.
         seed: Seed of order and initialisation.
         logging_steps: Optimizer steps between two points of the loss curve.
         eval_steps: Optimizer steps between two points of the held-out curve; 0: only at the end of each epoch.
@@ -67,13 +65,11 @@ class TrainConfig:
     per_device_batch_size: int = 6
     per_device_eval_batch_size: int = 6
     gradient_accumulation_steps: int = 1
-    max_grad_norm: float = 1.0
     gradient_checkpointing: bool = True
     precision: str = "bf16"
     zero_stage: int = 3
     lora_rank: int = 16
     lora_alpha: int = 32
-    lora_dropout: float = 0.0
     seed: int = 42
     logging_steps: int = 10
     eval_steps: int = 50
@@ -107,3 +103,8 @@ def _cast(kind: Any, value: Any) -> Any:
     if kind is int:
         return int(float(value))
     return kind(value)
+
+
+PATHS = ("train", "test", "tokenizer", "base_model", "base_model_digest", "model", "curves", "metrics", "checkpoints")
+# What a pipeline hands over as a run's parameters: everything but what is read and written.
+TRAINING_PARAMETERS = tuple(field.name for field in fields(TrainConfig) if field.name not in PATHS)

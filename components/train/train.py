@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from components import __version__
 from components.errors import ParameterError
-from components.records import count_rows, read_json
+from components.records import canonical_json, count_rows, digest, path_digest, read_json
 from components.sources import Pinned, fetch
-from components.train.config import TrainConfig
+from components.train.config import TRAINING_PARAMETERS, TrainConfig
 from components.train.launcher import torchrun
 
 
@@ -36,16 +38,27 @@ def train(config: TrainConfig) -> dict[str, float]:
     print(f"train: {rows} rows, {processes} process{'es' if processes > 1 else ''} on {'GPU' if cuda else 'CPU'}")
     # fetched once, here; every rank then reads the folder
     folder = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model")
-    local = replace(config, base_model=str(folder), nproc_per_node=processes)
+    # A retried or repeated run of the same training finds its checkpoints; another training never does.
+    checkpoints = config.checkpoints / training_key(config, processes) if config.checkpoints else None
+    local = replace(config, base_model=str(folder), nproc_per_node=processes, checkpoints=checkpoints)
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     with tempfile.TemporaryDirectory() as scratch:
         settings = Path(scratch) / "config.json"
         settings.write_text(json.dumps(_plain(local)), encoding="utf-8")
         torchrun(["--config", str(settings)], processes, Path(scratch) / "error.json")
+    if checkpoints:
+        shutil.rmtree(checkpoints, ignore_errors=True)  # the model is written; nothing will resume from these
     metrics: dict[str, Any] = read_json(config.metrics)
     print(f"train: {metrics['steps']} steps, loss {metrics['train_loss']:.3f}, {metrics['tokens_per_second']:.0f} tokens/s")
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def training_key(config: TrainConfig, processes: int) -> str:
+    """What a checkpoint belongs to: the digest of everything that the training depends on."""
+    settings = {name: value for name, value in asdict(config).items() if name in TRAINING_PARAMETERS}
+    inputs = [path_digest(path) for path in (config.train, config.test, config.tokenizer)]
+    return digest(__version__, canonical_json(settings), str(processes), config.base_model_digest or config.base_model, *inputs)
 
 
 def placement(config: TrainConfig) -> tuple[int, bool]:

@@ -45,7 +45,10 @@ def work(config: TrainConfig) -> None:
     trainer.remove_callback(transformers.PrinterCallback)
     progress.trainer = trainer
     begun = time.perf_counter()
-    trainer.train(resume_from_checkpoint=newest_complete(config.checkpoints) if config.checkpoints else None)
+    resumed = newest_complete(config.checkpoints) if config.checkpoints else None
+    if resumed and arguments.process_index == 0:
+        print(f"train: resuming from {resumed}", flush=True)
+    trainer.train(resume_from_checkpoint=resumed)
     seconds = time.perf_counter() - begun - trainer.evaluation_seconds
     save(trainer, tokenizer, config)
     tokens = torch.tensor([trainer.tokens_seen], dtype=torch.int64, device=arguments.device)
@@ -84,7 +87,6 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         lr_scheduler_type=config.lr_scheduler,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
         per_device_train_batch_size=config.per_device_batch_size,
         per_device_eval_batch_size=config.per_device_eval_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -114,7 +116,6 @@ def add_adapters(model: Any, config: TrainConfig, new_tokens: list[int]) -> Any:
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
         target_modules="all-linear",
         trainable_token_indices=new_tokens or None,
         task_type="CAUSAL_LM",

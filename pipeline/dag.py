@@ -1,0 +1,165 @@
+"""The pipeline: what happens, in order."""
+
+from typing import Any, NamedTuple
+
+from kfp.dsl import HTML, Artifact, Dataset, Metrics, Model
+
+from components.evaluate.component import evaluate
+from components.gate.component import gate
+from components.ingest.component import ingest
+from components.register.component import register
+from components.report.component import report
+from components.resolve.component import resolve
+from components.split.component import split
+from components.tokenize.component import tokenize
+from components.train.component import train
+from components.train.config import TRAINING_PARAMETERS
+from pipeline.kfp_glue import Placement, as_pipeline
+from pipeline.settings import Settings
+
+# What only says where things are, or what a report shows; everything else decides what the result is.
+NOT_CONFIGURATION = ("dataset", "base_model", "registry", "checkpoints", "include_samples")
+
+Outputs = NamedTuple(
+    "Outputs",
+    [
+        ("records", Dataset),
+        ("rejects", Dataset),
+        ("ingest_metrics", Metrics),
+        ("tokens", Dataset),
+        ("tokenizer", Artifact),
+        ("tokenize_metrics", Metrics),
+        ("train", Dataset),
+        ("test", Dataset),
+        ("split_metrics", Metrics),
+        ("model", Model),
+        ("curves", Artifact),
+        ("train_metrics", Metrics),
+        ("evaluation", Metrics),
+        ("verdict", Artifact),
+        ("registered", Artifact),
+        ("report", HTML),
+    ],
+)
+
+
+def build(settings: Settings) -> Any:
+    """The KFP pipeline of a profile."""
+    on = Placement(settings)
+
+    def private_llm(p: dict[str, Any]) -> Outputs:
+        """Turn an organisation's own instruction records into its own language model."""
+        configuration = {name: value for name, value in p.items() if name not in NOT_CONFIGURATION}
+
+        pinned = on(
+            resolve(
+                dataset=p["dataset"],
+                base_model=p["base_model"],
+                registry=p["registry"],
+                model_name=p["model_name"],
+                configuration=configuration,
+            )
+        ).set_caching_options(False)
+        pins = pinned.outputs
+        base = {name: pins[name] for name in ("base_model", "base_model_digest")}
+
+        data = on(
+            ingest(
+                dataset=pins["dataset"],
+                dataset_digest=pins["dataset_digest"],
+                columns=p["columns"],
+                license=p["license"],
+                max_reject_fraction=p["max_reject_fraction"],
+            )
+        ).outputs
+
+        encoded = on(
+            tokenize(records=data["records"], template=p["template"], max_length=p["max_length"], **base)
+        ).outputs
+
+        sides = on(
+            split(records=data["records"], tokens=encoded["tokens"], test_size=p["test_size"], seed=p["seed"])
+        ).outputs
+
+        tuned = on(
+            train(
+                train=sides["train"],
+                test=sides["test"],
+                tokenizer=encoded["tokenizer"],
+                settings={name: p[name] for name in TRAINING_PARAMETERS},
+                checkpoints=p["checkpoints"],
+                **base,
+            )
+        ).outputs
+
+        scored = on(
+            evaluate(
+                records=data["records"],
+                test=sides["test"],
+                model=tuned["model"],
+                champion=pins["champion"],
+                registry=p["registry"],
+                model_name=p["model_name"],
+                precision=p["eval_precision"],
+                batch_size=p["per_device_eval_batch_size"],
+                include_samples=p["include_samples"],
+                **base,
+            )
+        ).outputs
+
+        decision = on(
+            gate(
+                evaluation=scored["evaluation"],
+                min_improvement=p["min_improvement"],
+                max_regression=p["max_regression"],
+            )
+        ).outputs
+
+        entry = on(
+            register(
+                model=tuned["model"],
+                train=sides["train"],
+                test=sides["test"],
+                evaluation=scored["evaluation"],
+                verdict=decision["verdict"],
+                configuration=configuration,
+                pinned=dict(pins),
+                license=p["license"],
+                registry=p["registry"],
+                model_name=p["model_name"],
+            )
+        ).outputs
+
+        page = on(
+            report(
+                ingested=data["metrics"],
+                tokenized=encoded["metrics"],
+                divided=sides["metrics"],
+                trained=tuned["metrics"],
+                curves=tuned["curves"],
+                evaluation=scored["evaluation"],
+                verdict=decision["verdict"],
+                registered=entry["registered"],
+            )
+        ).outputs
+
+        return Outputs(
+            records=data["records"],
+            rejects=data["rejects"],
+            ingest_metrics=data["metrics"],
+            tokens=encoded["tokens"],
+            tokenizer=encoded["tokenizer"],
+            tokenize_metrics=encoded["metrics"],
+            train=sides["train"],
+            test=sides["test"],
+            split_metrics=sides["metrics"],
+            model=tuned["model"],
+            curves=tuned["curves"],
+            train_metrics=tuned["metrics"],
+            evaluation=scored["evaluation"],
+            verdict=decision["verdict"],
+            registered=entry["registered"],
+            report=page["page"],
+        )
+
+    return as_pipeline(private_llm, settings.parameters)

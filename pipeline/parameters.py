@@ -1,0 +1,133 @@
+"""The pipeline's parameters: what a person chooses per run. The KFP UI, `--param` and the README all read this table."""
+
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from components.errors import ParameterError
+from components.evaluate.evaluate import PRECISIONS as EVAL_PRECISIONS
+from components.rendering import TEMPLATES
+from components.train.config import METHODS, PRECISIONS, SCHEDULES
+
+
+def parameter(
+    default: Any,
+    description: str,
+    *,
+    choices: tuple[Any, ...] | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field with what the UI shows and what a value must be."""
+    limits = {"choices": choices, "minimum": minimum, "above": above, "below": below}
+    return field(default=default, metadata={"description": description, **limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Values of one run.
+
+    Raises:
+        ParameterError: a value has the wrong type or is not allowed; the message names it and what is.
+    """
+
+    dataset: str = parameter(
+        "databricks/databricks-dolly-15k", "Instruction records: a hub id (org/name@revision), a path, or an s3://, gs:// or other URI of a jsonl, json, csv or parquet file."
+    )
+    base_model: str = parameter("EleutherAI/pythia-2.8b", "The model to start from: a hub id (org/name@revision), a folder, or a URI of one, in safetensors.")
+    model_name: str = parameter("private-llm", "Name under which accepted models are registered.")
+    columns: str = parameter("", "Where the fields stand when they have other names: instruction=question,response=answer.")
+    license: str = parameter("unknown", "Licence of the dataset, carried to the model card: cc-by-sa-3.0, cc0-1.0, …")
+    max_reject_fraction: float = parameter(0.1, "Share of rows that may be invalid before the run fails.", minimum=0, below=1)
+    template: str = parameter("dolly", "How a record is put to the model: dolly, or base for the base model's own chat template.", choices=TEMPLATES)
+    max_length: int = parameter(0, "Records of this many tokens or more are dropped and counted; 0: what the base model was built for, at most 2048.", minimum=0)
+    test_size: float = parameter(0.1, "Below 1: the fraction held out. From 1: at most that many records, taken from a tenth that is held out.", above=0)
+    seed: int = parameter(42, "Seed of split, order and initialisation.", minimum=0)
+    method: str = parameter("full", "full: every weight is trained; lora: adapters, merged at the end.", choices=METHODS)
+    epochs: float = parameter(2.0, "Passes over the training records.", above=0)
+    learning_rate: float = parameter(5e-6, "Peak learning rate; for lora about 2e-4.", above=0)
+    lr_scheduler: str = parameter("constant_with_warmup", "Learning-rate schedule.", choices=SCHEDULES)
+    warmup_steps: int = parameter(50, "Optimizer steps until the peak learning rate.", minimum=0)
+    weight_decay: float = parameter(0.0, "AdamW's weight decay.", minimum=0)
+    per_device_batch_size: int = parameter(6, "Records that a GPU takes at a time.", minimum=1)
+    per_device_eval_batch_size: int = parameter(6, "Held-out records that a GPU takes at a time.", minimum=1)
+    gradient_accumulation_steps: int = parameter(1, "Batches that a GPU takes before an optimizer step.", minimum=1)
+    gradient_checkpointing: bool = parameter(True, "Recompute activations in the backward pass: less memory, more time.")
+    precision: str = parameter("bf16", "Number format of training: bf16, fp16 (V100) or fp32.", choices=PRECISIONS)
+    zero_stage: int = parameter(3, "DeepSpeed ZeRO stage.", choices=(0, 1, 2, 3))
+    nproc_per_node: int = parameter(0, "Training processes on a node; 0: one a GPU.", minimum=0)
+    lora_rank: int = parameter(16, "Rank of the adapters.", minimum=1)
+    lora_alpha: int = parameter(32, "Scale of the adapters.", minimum=1)
+    logging_steps: int = parameter(10, "Optimizer steps between points of the loss curve.", minimum=1)
+    eval_steps: int = parameter(50, "Optimizer steps between points of the held-out curve; 0: one an epoch.", minimum=0)
+    checkpoints: str = parameter("", "Folder that outlives the run, for checkpoints to resume from; empty: none are written.")
+    save_steps: int = parameter(200, "Optimizer steps between checkpoints.", minimum=1)
+    save_total_limit: int = parameter(3, "Checkpoints to keep.", minimum=1)
+    eval_precision: str = parameter("fp32", "Number format of the evaluation.", choices=EVAL_PRECISIONS)
+    include_samples: bool = parameter(False, "Show three test questions with the models' answers in the report. This is record text.")
+    min_improvement: float = parameter(0.0, "Share by which bits per byte must fall below the base model's.", minimum=0, below=1)
+    max_regression: float = parameter(0.0, "Share by which bits per byte may exceed the champion's.", minimum=0, below=1)
+    registry: str = parameter("http://mlflow:5000", "MLflow registry: http(s)://HOST or sqlite:///FILE.")
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _check(entry, getattr(self, entry.name))
+
+    @classmethod
+    def parse(cls, texts: dict[str, str], defaults: dict[str, Any] | None = None) -> "Parameters":
+        """From name=value texts of a command line, over a profile's values."""
+        return cls(**{**_known(cls, defaults or {}), **{name: _parse(_field(cls, name), text) for name, text in texts.items()}})
+
+
+def _known(cls: type[Parameters], values: dict[str, Any]) -> dict[str, Any]:
+    for name in values:
+        _field(cls, name)
+    return values
+
+
+def _field(cls: type[Parameters], name: str) -> "Field[Any]":
+    by_name = {entry.name: entry for entry in fields(cls)}
+    if name not in by_name:
+        raise ParameterError(f"unknown parameter {name!r}; allowed: {', '.join(by_name)}")
+    return by_name[name]
+
+
+def _parse(entry: "Field[Any]", text: str) -> Any:
+    if entry.type is bool:
+        if text.lower() not in ("true", "false"):
+            raise ParameterError(f"{entry.name}={text!r} must be true or false")
+        return text.lower() == "true"
+    try:
+        return entry.type(text)  # type: ignore[operator]
+    except ValueError:
+        kind = "a whole number" if entry.type is int else "a number"
+        raise ParameterError(f"{entry.name}={text!r} must be {kind}{_limits(entry)}") from None
+
+
+def _check(entry: "Field[Any]", value: Any) -> None:
+    expected = (int, float) if entry.type is float else entry.type
+    if not isinstance(value, expected) or (entry.type is not bool and isinstance(value, bool)):  # type: ignore[arg-type]
+        raise ParameterError(f"{entry.name}={value!r} must be of type {entry.type.__name__}")  # type: ignore[union-attr]
+    limits = entry.metadata
+    if isinstance(value, str):
+        # KFP puts values into JSON text as they are
+        allowed = limits["choices"] is None or value in limits["choices"]
+        allowed = allowed and not any(character in value for character in '"\\\n')
+    elif limits["choices"] is not None:
+        allowed = value in limits["choices"]
+    else:
+        allowed = value == value and abs(value) != float("inf")
+        allowed = allowed and (limits["minimum"] is None or value >= limits["minimum"])
+        allowed = allowed and (limits["above"] is None or value > limits["above"])
+        allowed = allowed and (limits["below"] is None or value < limits["below"])
+    if not allowed:
+        raise ParameterError(f"{entry.name}={value!r} is not allowed; it must be{_limits(entry) or ' text without quotes, backslashes and line breaks'}")
+
+
+def _limits(entry: "Field[Any]") -> str:
+    limits = entry.metadata
+    if limits["choices"]:
+        return " one of " + ", ".join(map(str, limits["choices"]))
+    parts = [("at least", limits["minimum"]), ("above", limits["above"]), ("below", limits["below"])]
+    words = [f"{word} {value:g}" for word, value in parts if value is not None]
+    return (" " if words else "") + " and ".join(words)

@@ -1,0 +1,177 @@
+"""python -m pipeline.run: the same DAG on this machine, in plain processes."""
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import components
+from components.errors import ParameterError, PipelineError
+from components.ingest.ingest import parse_columns
+from components.records import path_digest, write_json
+from components.registry import check_address
+from components.sources import check_local, local_path, where
+from components.split.split import test_fraction
+from pipeline.local_log import StepFailed, StepLog
+from pipeline.settings import Settings, load
+from pipeline.summary import show, summarise
+
+# What the run leaves in its folder, by artifact; a name without a suffix is a folder.
+FILES = {
+    "records": "records.parquet",
+    "rejects": "rejects.parquet",
+    "ingest_metrics": "ingest.json",
+    "tokens": "tokens.parquet",
+    "tokenizer": "tokenizer",
+    "tokenize_metrics": "tokenize.json",
+    "train": "train.parquet",
+    "test": "test.parquet",
+    "split_metrics": "split.json",
+    "model": "model",
+    "curves": "curves.json",
+    "train_metrics": "train.json",
+    "evaluation": "evaluation.json",
+    "verdict": "verdict.json",
+    "registered": "registered.json",
+    "report": "report.html",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 when a step fails, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.run",
+        description="Run the whole pipeline on this machine. Steps whose inputs have not changed are taken from the cache.",
+    )
+    parser.add_argument("--profile", default="local", help="a shipped profile's name, or a YAML file (default: %(default)s)")
+    parser.add_argument("--param", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="parameters of the run, over the profile's")
+    parser.add_argument("--output", type=Path, default=Path("runs/local"), help="folder of this run (default: %(default)s); its parent keeps the cache and the registry")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = prepare(load(arguments.profile, parse_pairs(arguments.param)), arguments.output)
+        summary = run(settings, arguments.output)
+    except StepFailed as error:
+        print(f"run: step {error.step} failed: {error.reason}\nrun: its log is {error.log}", file=sys.stderr)
+        return 1
+    except PipelineError as error:
+        print(f"run: {error}", file=sys.stderr)
+        return error.exit_code
+    show(summary, settings.parameters, arguments.output)
+    return 0
+
+
+def parse_pairs(pairs: list[str]) -> dict[str, str]:
+    """name=value texts as a mapping.
+
+    Raises:
+        ParameterError: one is not of this form, or a name comes twice.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or name in values:
+            raise ParameterError(f"--param {pair!r} " + ("is given twice" if separator else "is not of the form name=value"))
+        values[name] = value
+    return values
+
+
+def prepare(settings: Settings, output: Path) -> Settings:
+    """Settings for this machine: absolute paths, a registry and checkpoints beside the output, this code's digest.
+
+    Raises:
+        UserError: a file that is missing, or a value that a step would refuse; nothing has run then.
+    """
+    p = settings.parameters
+    check_local(p.dataset, "dataset")
+    check_local(p.base_model, "model")
+    parse_columns(p.columns)
+    test_fraction(p.test_size)
+    if output.exists() and not output.is_dir():
+        raise ParameterError(f"--output {output} is a file; give a folder")
+    shared = shared_folder(output)
+    registry = p.registry or f"sqlite:///{output.absolute().parent / 'mlflow.db'}"
+    check_address(registry)
+    parameters = replace(
+        p,
+        dataset=str(local_path(p.dataset)) if where(p.dataset) == "local" else p.dataset,
+        base_model=str(local_path(p.base_model)) if where(p.base_model) == "local" else p.base_model,
+        checkpoints=p.checkpoints or str(shared / "checkpoints"),
+        registry=registry,
+    )
+    # The image's name is part of every cache key: with the code's digest in it, changed code is never a hit.
+    image = f"python-private-llm:{code_digest()}"
+    return replace(settings, data_image=image, train_image=image, parameters=parameters)
+
+
+def run(settings: Settings, output: Path) -> dict[str, Any]:
+    """Runs the DAG and writes its artifacts, logs and summary.json into the output folder.
+
+    Raises:
+        StepFailed: a step failed; with its reason and its log.
+    """
+    from kfp import local
+
+    from pipeline.dag import build
+
+    shared = shared_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(shared / "artifacts"),
+        cache_root=str(shared / "cache"),
+        enable_caching=True,
+    )
+    pipeline = build(settings)
+    with StepLog(output / "logs") as log:
+        try:
+            task = pipeline()
+        except RuntimeError as error:
+            raise log.failure() from error
+    artifacts = {name: collect(Path(task.outputs[name].path), output / file) for name, file in FILES.items()}
+    summary = summarise(artifacts, log.steps)
+    write_json(output / "summary.json", summary)
+    return summary
+
+
+def shared_folder(output: Path) -> Path:
+    """What the runs beside each other share: artifacts, cache, checkpoints."""
+    return output.absolute().parent / ".pipeline"
+
+
+def collect(source: Path, target: Path) -> dict[str, str]:
+    """Puts an artifact into the run's folder, by hard links where the file system has them, and digests it."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.unlink(missing_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link)
+    else:
+        _link(str(source), str(target))
+    return {"path": str(target.absolute()), "digest": path_digest(target)}
+
+
+def code_digest() -> str:
+    """A short digest of the steps' source files."""
+    folder = Path(components.__file__).parent
+    state = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".py", ".html"):
+            state.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return state.hexdigest()[:12]
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

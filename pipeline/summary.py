@@ -1,0 +1,76 @@
+"""A run in figures: summary.json, and the table that a run prints last."""
+
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from components.records import read_json
+from pipeline.parameters import Parameters
+
+
+def summarise(artifacts: dict[str, dict[str, str]], steps: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The content of summary.json.
+
+    Args:
+        artifacts: path and digest by name.
+        steps: seconds and cached by name.
+    """
+    data, tokens, sides, evaluation, verdict, registered = (
+        read_json(Path(artifacts[name]["path"]))
+        for name in ("ingest_metrics", "tokenize_metrics", "split_metrics", "evaluation", "verdict", "registered")
+    )
+    removed = sum(sum(counts["removed"].values()) for counts in (data, tokens, sides))
+    records = {
+        "in": data["rows"],
+        "rejected": sum(data["rejected"].values()),
+        "removed": removed,
+        "train": sides["train"],
+        "test": sides["test"],
+    }
+    if records["in"] != sum(records.values()) - records["in"]:
+        raise AssertionError(f"records were lost between steps: {records}")
+    models = evaluation["models"]
+    figures = {name: {figure: models[name][figure] for figure in ("perplexity", "bits_per_byte")} for name in models}
+    return {
+        "records": records,
+        "base": figures["base"],
+        "tuned": figures["tuned"],
+        "champion": figures.get("champion"),
+        "gate": {"verdict": verdict["verdict"], "reasons": verdict["reasons"]},
+        "registered": registered,
+        "steps": steps,
+        "artifacts": artifacts,
+    }
+
+
+def show(summary: dict[str, Any], parameters: Parameters, output: Path) -> None:
+    """Prints the summary, the answers where they were asked for, and where to look next."""
+    records, registered = summary["records"], summary["registered"]
+    lines = [
+        ("records", "in {in}, rejected {rejected}, removed {removed}, train {train}, test {test}".format(**records)),
+        *((name, _figures(summary[name])) for name in ("base", "tuned", "champion") if summary[name]),
+        ("verdict", summary["gate"]["verdict"]),
+        *(("", reason) for reason in summary["gate"]["reasons"]),
+        ("registered", "{name} version {version}, alias {aliases[0]}".format(**registered) if registered else "nothing"),
+        ("time", ", ".join(f"{name} {'cached' if step['cached'] else format(step['seconds'], '.1f') + ' s'}" for name, step in summary["steps"].items())),
+    ]
+    print()
+    for name, text in lines:
+        print(f"{name:<12}{text}")
+    for sample in read_json(Path(summary["artifacts"]["evaluation"]["path"]))["samples"]:
+        print()
+        for name, text in sample.items():
+            print(textwrap.fill(" ".join(text.split()), 110, initial_indent=f"{name:<12}", subsequent_indent=" " * 12))
+    print()
+    print(f"{'summary':<12}{output / 'summary.json'}")
+    print(f"{'report':<12}{summary['artifacts']['report']['path']}")
+    ui = parameters.registry
+    if ui.startswith("sqlite:"):
+        ui = f"{Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {shlex.quote(ui)}"
+    print(f"{'MLflow UI':<12}{ui}")
+
+
+def _figures(model: dict[str, float]) -> str:
+    return f"perplexity {model['perplexity']:.3f}, bits per byte {model['bits_per_byte']:.4f}"
