@@ -21,7 +21,9 @@ def main(step: Callable[..., Any], config: type[Any] | None = None, argv: list[s
         The exit code: 2 for bad input, 1 for a failure.
     """
     described = config or step
-    parser = ArgumentParser(prog=f"python -m components.{step.__name__}", description=(described.__doc__ or "").partition("\n\n")[0])
+    parser = ArgumentParser(
+        prog=f"python -m components.{step.__name__}", description=(described.__doc__ or "").partition("\n\n")[0]
+    )
     parser.add_argument("--config", action="config", help="A YAML or JSON file with any of these arguments.")
     if config is None:
         parser.add_function_arguments(step)

@@ -6,8 +6,22 @@ from typing import Any
 
 from components.errors import ModelError
 
-TOKENIZER_FILES = ["config.json", "tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*"]
-MODEL_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES[1:]]
+TOKENIZER_FILES = [
+    "config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges*",
+    "special_tokens*",
+    "added_tokens*",
+    "chat_template*",
+]
+MODEL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    *TOKENIZER_FILES[1:],
+]
 
 
 def load_model(folder: Path, vocabulary_size: int, dtype: Any) -> Any:
@@ -31,10 +45,16 @@ def load_model(folder: Path, vocabulary_size: int, dtype: Any) -> Any:
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, attn_implementation=attention_for(config), local_files_only=True, use_safetensors=True
+            str(folder),
+            dtype=dtype,
+            attn_implementation=attention_for(config),
+            local_files_only=True,
+            use_safetensors=True,
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"base_model: cannot load a causal language model from {folder}: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"base_model: cannot load a causal language model from {folder}: {str(error).splitlines()[0]}"
+        ) from error
     if vocabulary_size > _rows(model.get_input_embeddings().weight):
         grow_embeddings(model, vocabulary_size)
     return model
@@ -48,7 +68,7 @@ def grow_embeddings(model: Any, rows: int) -> None:
     model.resize_token_embeddings(rows, mean_resizing=False)
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     tables = list({id(layer.weight): layer.weight for layer in layers}.values())  # one table when they are tied
-    with torch.no_grad(), _whole(tables):
+    with torch.no_grad(), whole(tables, write=True):
         for weight in tables:
             if weight.numel():
                 weight[old:] = weight[:old].float().mean(dim=0).to(weight.dtype)
@@ -59,18 +79,18 @@ def _rows(weight: Any) -> int:
     return int(getattr(weight, "ds_shape", weight.shape)[0])
 
 
-def _whole(weights: list[Any]) -> AbstractContextManager[None]:
-    """Inside, the weights are whole and may be written; ZeRO-3 gathers and scatters them."""
+def whole(weights: list[Any], *, write: bool) -> AbstractContextManager[None]:
+    """Inside, the weights are whole on every rank, where ZeRO-3 had them in parts; rank 0 may write them or not."""
     if not any(hasattr(weight, "ds_shape") for weight in weights):
         return nullcontext()
     from deepspeed.zero import GatheredParameters
 
-    gathered: AbstractContextManager[None] = GatheredParameters(weights, modifier_rank=0)
+    gathered: AbstractContextManager[None] = GatheredParameters(weights, modifier_rank=0 if write else None)
     return gathered
 
 
 def max_positions(config: Any) -> int | None:
-    """The longest sequence that a model was built for, by Dolly's rule: n_positions, max_position_embeddings, seq_length."""
+    """The longest sequence that a model was built for, by Dolly's rule."""
     for name in ("n_positions", "max_position_embeddings", "seq_length"):
         value = getattr(config, name, None)
         if value:

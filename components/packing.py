@@ -63,7 +63,14 @@ def attention_for(config: Any) -> str:
 
 
 def attend_rows(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, row_lengths: list[int], **options: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,  # noqa: ARG001  # part of the interface
+    *,
+    row_lengths: list[int],
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each row of a packed sequence.
 
@@ -75,15 +82,11 @@ def attend_rows(
     Returns:
         shape (1, tokens, heads, head size).
     """
+    scale, dropout = options.get("scaling"), options.get("dropout", 0.0) if module.training else 0.0
+    grouped = query.shape[1] != key.shape[1]
     rows = [
-        scaled_dot_product_attention(
-            *row,
-            is_causal=True,
-            scale=options.get("scaling"),
-            dropout_p=options.get("dropout", 0.0) if module.training else 0.0,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        for row in zip(*(tensor.split(row_lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=grouped)
+        for q, k, v in zip(*(torch.split(tensor, row_lengths, 2) for tensor in (query, key, value)), strict=True)
     ]
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 

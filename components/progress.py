@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 LOG_INTERVAL_SECONDS = 5.0
 
 
-def bar(description: str, total: int | None, unit: str) -> "tqdm[None]":
+def bar(description: str, total: int | None, unit: str) -> Any:
     """An open bar; call update() and close() on it."""
     terminal = sys.stdout.isatty()
     return tqdm(

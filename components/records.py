@@ -25,7 +25,9 @@ RECORDS = pa.schema(
         ("license", pa.string()),
     ]
 )
-REJECTS = pa.schema([("source", pa.string()), ("position", pa.int64()), ("reason", pa.string()), ("digest", pa.string())])
+REJECTS = pa.schema(
+    [("source", pa.string()), ("position", pa.int64()), ("reason", pa.string()), ("digest", pa.string())]
+)
 # Everything before loss_start is prompt. target_bytes is the UTF-8 length of the response, the
 # denominator of bits per byte, so that models with different tokenizers can be compared.
 TOKENS = pa.schema(

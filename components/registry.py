@@ -34,7 +34,9 @@ class Version:
 def check_address(address: str) -> None:
     """Raises ParameterError unless the address has a scheme that is supported."""
     if not address.startswith(SCHEMES):
-        raise ParameterError(f"registry={address!r} is not an address; allowed: {', '.join(scheme + '…' for scheme in SCHEMES)}")
+        raise ParameterError(
+            f"registry={address!r} is not an address; allowed: {', '.join(scheme + '…' for scheme in SCHEMES)}"
+        )
 
 
 class Registry:

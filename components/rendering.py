@@ -15,10 +15,13 @@ from components.errors import ModelError, PipelineError
 TEMPLATES = ("dolly", "base")
 # databrickslabs/dolly: these three are single tokens, and only they may end or open a section.
 DOLLY_TOKENS = ("### End", "### Instruction:", "### Response:\n")
+INTRODUCTION = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+)
 DOLLY_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if loop.first and message['role'] != 'system' -%}
-{{- BOS + 'Below is an instruction that describes a task. Write a response that appropriately completes the request.\\n\\n' -}}
+{{- BOS + 'INTRODUCTION\\n\\n' -}}
 {%- endif -%}
 {%- if message['role'] == 'system' -%}
 {{- BOS + message['content'] + '\\n\\n' -}}
@@ -32,6 +35,7 @@ DOLLY_TEMPLATE = """\
 {{- '### Response:\\n' -}}
 {%- endif -%}
 """
+DOLLY_TEMPLATE = DOLLY_TEMPLATE.replace("INTRODUCTION", INTRODUCTION)
 PROBE = "probe"
 
 
@@ -77,12 +81,14 @@ def apply_template(tokenizer: Any, template: str) -> None:
     """
     if template == "base":
         if not tokenizer.chat_template:
-            raise ModelError('template=base: the base model\'s tokenizer has no chat template; use template=dolly')
+            raise ModelError("template=base: the base model's tokenizer has no chat template; use template=dolly")
     else:
         from tokenizers import AddedToken
 
         tokenizer.chat_template = DOLLY_TEMPLATE.replace("BOS", repr(_automatic_prefix(tokenizer)))
-        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in DOLLY_TOKENS], special_tokens=True)
+        tokenizer.add_tokens(
+            [AddedToken(token, special=True, normalized=False) for token in DOLLY_TOKENS], special_tokens=True
+        )
         tokenizer.eos_token = DOLLY_TOKENS[0]
     if tokenizer.pad_token is None:  # only generation asks for one; nothing here is ever padded
         tokenizer.pad_token = tokenizer.eos_token
@@ -108,7 +114,9 @@ class Renderer:
         answered = tokenizer.apply_chat_template(_conversation(PROBE, PROBE), tokenize=False)
         self.opening, found_answer, closing = answered[len(prompt) :].partition(PROBE)
         if not (found and found_answer and answered.startswith(prompt)):
-            raise ModelError("template: its prompt is not a prefix of the whole conversation, so no answer can be learned from it")
+            raise ModelError(
+                "template: its prompt is not a prefix of the whole conversation, so no answer can be learned from it"
+            )
         self.stop = self._stop(closing)
         self.controls_in_prompt = self._count(self._encode([prompt])[0])
         self.controls_in_targets = self._count(self._encode([self.opening + PROBE + self.stop])[0])
@@ -127,17 +135,19 @@ class Renderer:
         users = [user_message(record["instruction"], record["context"]) for record in records]
         prompts = self._encode(self._prompts(users))
         targets = self._encode([self.opening + record["response"] + self.stop for record in records])
-        rows = []
-        for record, user, prompt, target in zip(records, users, prompts, targets, strict=True):
-            neutralised = False
-            if self._count(prompt) != self.controls_in_prompt:
-                prompt, neutralised = self._around(self.before, user, self.after), True
-            if self._count(target) != self.controls_in_targets:
-                target, neutralised = self._around(self.opening, record["response"], self.stop), True
-            if self._count(prompt) + self._count(target) != self.controls_in_prompt + self.controls_in_targets:
-                raise PipelineError(f"record {record['id']}: its text still encodes to a control token; please report this")
-            rows.append(Encoded(input_ids=prompt + target, loss_start=len(prompt), neutralised=neutralised))
-        return rows
+        return [self._checked(*row) for row in zip(records, users, prompts, targets, strict=True)]
+
+    def _checked(self, record: dict[str, Any], user: str, prompt: list[int], target: list[int]) -> Encoded:
+        """The row, with text that was taken for a control token encoded once more, as text."""
+        forged_prompt = self._count(prompt) != self.controls_in_prompt
+        forged_target = self._count(target) != self.controls_in_targets
+        if forged_prompt:
+            prompt = self._around(self.before, user, self.after)
+        if forged_target:
+            target = self._around(self.opening, record["response"], self.stop)
+        if self._count(prompt) + self._count(target) != self.controls_in_prompt + self.controls_in_targets:
+            raise PipelineError(f"record {record['id']}: its text still encodes to a control token; please report this")
+        return Encoded(input_ids=prompt + target, loss_start=len(prompt), neutralised=forged_prompt or forged_target)
 
     def _prompts(self, users: list[str]) -> list[str]:
         conversations = [_conversation(user) for user in users]

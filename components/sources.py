@@ -18,7 +18,18 @@ Kind = Literal["dataset", "model"]
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 DATA_SUFFIXES = (".jsonl", ".parquet", ".csv", ".json")
 # What changes when the bytes of a remote object change, in the words of the stores that fsspec speaks to.
-REMOTE_FINGERPRINT = ("size", "ETag", "etag", "md5Hash", "content_md5", "checksum", "VersionId", "LastModified", "mtime", "created")
+REMOTE_FINGERPRINT = (
+    "size",
+    "ETag",
+    "etag",
+    "md5Hash",
+    "content_md5",
+    "checksum",
+    "VersionId",
+    "LastModified",
+    "mtime",
+    "created",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +61,10 @@ def check_local(uri: str, kind: Kind) -> None:
         return
     path = local_path(uri)
     if not path.exists():
-        _fail(kind, f"{path} does not exist; give a local path, a URI such as s3://bucket/key, or a hub id such as org/name@revision")
+        _fail(
+            kind,
+            f"{path} does not exist; give a local path, a URI such as s3://bucket/key, or a hub id (org/name@revision)",
+        )
     if kind == "model" and not (path / "config.json").is_file():
         _fail(kind, f"{path} is not a model folder: it has no config.json")
     if kind == "dataset" and not (path.is_file() and path.name.lower().endswith(DATA_SUFFIXES)):
@@ -120,7 +134,10 @@ def _remote_files(uri: str, kind: Kind) -> tuple[Any, str, dict[str, dict[str, A
     try:
         files = filesystem.find(root, detail=True)
     except Exception as error:  # each store raises its own; all of them mean that it cannot be read
-        _fail(kind, f"cannot list {uri}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}")
+        _fail(
+            kind,
+            f"cannot list {uri}: {_first_line(error)}",
+        )
     if not files:
         _fail(kind, f"nothing is stored at {uri}")
     return filesystem, root, files
@@ -160,6 +177,9 @@ def _hub_commit(name: str, revision: str | None, kind: Kind) -> str:
     try:
         info = HfApi().repo_info(name, revision=revision, repo_type=kind)
     except Exception as error:  # offline, unknown, private: the hub's own words say which
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        _fail(kind, f"{name} is no local path, and the hub did not answer for it: {reason}")
+        _fail(kind, f"{name} is no local path, and the hub did not answer for it: {_first_line(error)}")
     return str(info.sha)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -27,7 +27,9 @@ def compile_profile(profile: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 when --check finds the file stale, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.compile", description="Compile the pipeline to KFP YAML.")
-    parser.add_argument("--profile", default="default", help="a shipped profile's name, or a YAML file (default: %(default)s)")
+    parser.add_argument(
+        "--profile", default="default", help="a shipped profile's name, or a YAML file (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=COMMITTED, help="the file to write (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail with a diff when the file is stale")
     arguments = parser.parse_args(argv)

@@ -20,27 +20,24 @@ from pipeline.settings import Settings
 # What only says where things are, or what a report shows; everything else decides what the result is.
 NOT_CONFIGURATION = ("dataset", "base_model", "registry", "checkpoints", "include_samples")
 
-Outputs = NamedTuple(
-    "Outputs",
-    [
-        ("records", Dataset),
-        ("rejects", Dataset),
-        ("ingest_metrics", Metrics),
-        ("tokens", Dataset),
-        ("tokenizer", Artifact),
-        ("tokenize_metrics", Metrics),
-        ("train", Dataset),
-        ("test", Dataset),
-        ("split_metrics", Metrics),
-        ("model", Model),
-        ("curves", Artifact),
-        ("train_metrics", Metrics),
-        ("evaluation", Metrics),
-        ("verdict", Artifact),
-        ("registered", Artifact),
-        ("report", HTML),
-    ],
-)
+
+class Outputs(NamedTuple):
+    records: Dataset
+    rejects: Dataset
+    ingest_metrics: Metrics
+    tokens: Dataset
+    tokenizer: Artifact
+    tokenize_metrics: Metrics
+    train: Dataset
+    test: Dataset
+    split_metrics: Metrics
+    model: Model
+    curves: Artifact
+    train_metrics: Metrics
+    evaluation: Metrics
+    verdict: Artifact
+    registered: Artifact
+    report: HTML
 
 
 def build(settings: Settings) -> Any:

@@ -36,7 +36,10 @@ def as_pipeline(story: Callable[[dict[str, Any]], Any], defaults: Parameters) ->
 
     arguments = [
         inspect.Parameter(
-            entry.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=getattr(defaults, entry.name), annotation=entry.type
+            entry.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=getattr(defaults, entry.name),
+            annotation=entry.type,
         )
         for entry in fields(Parameters)
     ]

@@ -13,12 +13,12 @@ from components.errors import PipelineError
 
 COLOUR = re.compile(r"\x1b\[\d+m")
 STARTED = re.compile(r"- INFO - Executing task '([\w-]+)'")
-HIT = re.compile(r"- INFO - Task '([\w-]+)' cache hit")
+HIT = re.compile(r"- INFO - Task '?([\w-]+)'? cache hit")
 EXCEPTION = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\w*: (.+)$")
 PROGRESS = re.compile(r"\d+%\||\d+\w+ \[")
 
 
-class StepFailed(PipelineError):
+class StepFailedError(PipelineError):
     """A step of a local run failed."""
 
     def __init__(self, step: str, reason: str, log: Path) -> None:
@@ -33,7 +33,7 @@ class StepLog(io.TextIOBase):
         self.folder = folder
         self.steps: dict[str, dict[str, Any]] = {}
         self._terminal = sys.stdout
-        self._redirection = redirect_stdout(self)  # type: ignore[type-var]
+        self._redirection = redirect_stdout(self)
         self._step: str | None = None
         self._file: Any = None
         self._line = ""
@@ -68,10 +68,10 @@ class StepLog(io.TextIOBase):
             self._take(COLOUR.sub("", line))
         return len(text)
 
-    def failure(self) -> StepFailed:
+    def failure(self) -> StepFailedError:
         """The step that ran last, with the last exception in its log."""
         step = self._step or "unknown"
-        return StepFailed(step, self._reason or "no reason was printed", self.folder / f"{step}.log")
+        return StepFailedError(step, self._reason or "no reason was printed", self.folder / f"{step}.log")
 
     def _take(self, line: str) -> None:
         if started := STARTED.search(line):

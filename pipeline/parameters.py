@@ -1,5 +1,6 @@
-"""The pipeline's parameters: what a person chooses per run. The KFP UI, `--param` and the README all read this table."""
+"""The pipeline's parameters: what a person chooses per run. The KFP UI, `--param` and the README read this table."""
 
+import math
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -32,18 +33,40 @@ class Parameters:
     """
 
     dataset: str = parameter(
-        "databricks/databricks-dolly-15k", "Instruction records: a hub id (org/name@revision), a path, or an s3://, gs:// or other URI of a jsonl, json, csv or parquet file."
+        "databricks/databricks-dolly-15k",
+        "Instruction records: a hub id (org/name@revision), or a path or URI of a jsonl, json, csv or parquet file.",
     )
-    base_model: str = parameter("EleutherAI/pythia-2.8b", "The model to start from: a hub id (org/name@revision), a folder, or a URI of one, in safetensors.")
+    base_model: str = parameter(
+        "EleutherAI/pythia-2.8b",
+        "The model to start from: a hub id (org/name@revision), a folder, or a URI of one, in safetensors.",
+    )
     model_name: str = parameter("private-llm", "Name under which accepted models are registered.")
-    columns: str = parameter("", "Where the fields stand when they have other names: instruction=question,response=answer.")
-    license: str = parameter("unknown", "Licence of the dataset, carried to the model card: cc-by-sa-3.0, cc0-1.0, …")
-    max_reject_fraction: float = parameter(0.1, "Share of rows that may be invalid before the run fails.", minimum=0, below=1)
-    template: str = parameter("dolly", "How a record is put to the model: dolly, or base for the base model's own chat template.", choices=TEMPLATES)
-    max_length: int = parameter(0, "Records of this many tokens or more are dropped and counted; 0: what the base model was built for, at most 2048.", minimum=0)
-    test_size: float = parameter(0.1, "Below 1: the fraction held out. From 1: at most that many records, taken from a tenth that is held out.", above=0)
+    columns: str = parameter(
+        "", "Where the fields stand when they have other names: instruction=question,response=answer."
+    )
+    license: str = parameter("unknown", "Licence of the dataset, carried to the model card, such as cc-by-sa-3.0.")
+    max_reject_fraction: float = parameter(
+        0.1, "Share of rows that may be invalid before the run fails.", minimum=0, below=1
+    )
+    template: str = parameter(
+        "dolly",
+        "How a record is put to the model: dolly, or base for the base model's own chat template.",
+        choices=TEMPLATES,
+    )
+    max_length: int = parameter(
+        0,
+        "Records of this many tokens or more are dropped and counted; 0: what the model was built for, at most 2048.",
+        minimum=0,
+    )
+    test_size: float = parameter(
+        0.1,
+        "Below 1: the fraction held out. From 1: at most that many records, taken from a tenth that is held out.",
+        above=0,
+    )
     seed: int = parameter(42, "Seed of split, order and initialisation.", minimum=0)
-    method: str = parameter("full", "full: every weight is trained; lora: adapters, merged at the end.", choices=METHODS)
+    method: str = parameter(
+        "full", "full: every weight is trained; lora: adapters, merged at the end.", choices=METHODS
+    )
     epochs: float = parameter(2.0, "Passes over the training records.", above=0)
     learning_rate: float = parameter(5e-6, "Peak learning rate; for lora about 2e-4.", above=0)
     lr_scheduler: str = parameter("constant_with_warmup", "Learning-rate schedule.", choices=SCHEDULES)
@@ -52,7 +75,9 @@ class Parameters:
     per_device_batch_size: int = parameter(6, "Records that a GPU takes at a time.", minimum=1)
     per_device_eval_batch_size: int = parameter(6, "Held-out records that a GPU takes at a time.", minimum=1)
     gradient_accumulation_steps: int = parameter(1, "Batches that a GPU takes before an optimizer step.", minimum=1)
-    gradient_checkpointing: bool = parameter(True, "Recompute activations in the backward pass: less memory, more time.")
+    gradient_checkpointing: bool = parameter(
+        True, "Recompute activations in the backward pass: less memory, more time."
+    )
     precision: str = parameter("bf16", "Number format of training: bf16, fp16 (V100) or fp32.", choices=PRECISIONS)
     zero_stage: int = parameter(3, "DeepSpeed ZeRO stage.", choices=(0, 1, 2, 3))
     nproc_per_node: int = parameter(0, "Training processes on a node; 0: one a GPU.", minimum=0)
@@ -60,13 +85,21 @@ class Parameters:
     lora_alpha: int = parameter(32, "Scale of the adapters.", minimum=1)
     logging_steps: int = parameter(10, "Optimizer steps between points of the loss curve.", minimum=1)
     eval_steps: int = parameter(50, "Optimizer steps between points of the held-out curve; 0: one an epoch.", minimum=0)
-    checkpoints: str = parameter("", "Folder that outlives the run, for checkpoints to resume from; empty: none are written.")
+    checkpoints: str = parameter(
+        "", "Folder that outlives the run, for checkpoints to resume from; empty: none are written."
+    )
     save_steps: int = parameter(200, "Optimizer steps between checkpoints.", minimum=1)
     save_total_limit: int = parameter(3, "Checkpoints to keep.", minimum=1)
     eval_precision: str = parameter("fp32", "Number format of the evaluation.", choices=EVAL_PRECISIONS)
-    include_samples: bool = parameter(False, "Show three test questions with the models' answers in the report. This is record text.")
-    min_improvement: float = parameter(0.0, "Share by which bits per byte must fall below the base model's.", minimum=0, below=1)
-    max_regression: float = parameter(0.0, "Share by which bits per byte may exceed the champion's.", minimum=0, below=1)
+    include_samples: bool = parameter(
+        False, "Show three test questions with the models' answers in the report. This is record text."
+    )
+    min_improvement: float = parameter(
+        0.0, "Share by which bits per byte must fall below the base model's.", minimum=0, below=1
+    )
+    max_regression: float = parameter(
+        0.0, "Share by which bits per byte may exceed the champion's.", minimum=0, below=1
+    )
     registry: str = parameter("http://mlflow:5000", "MLflow registry: http(s)://HOST or sqlite:///FILE.")
 
     def __post_init__(self) -> None:
@@ -76,7 +109,9 @@ class Parameters:
     @classmethod
     def parse(cls, texts: dict[str, str], defaults: dict[str, Any] | None = None) -> "Parameters":
         """From name=value texts of a command line, over a profile's values."""
-        return cls(**{**_known(cls, defaults or {}), **{name: _parse(_field(cls, name), text) for name, text in texts.items()}})
+        return cls(
+            **{**_known(cls, defaults or {}), **{name: _parse(_field(cls, name), text) for name, text in texts.items()}}
+        )
 
 
 def _known(cls: type[Parameters], values: dict[str, Any]) -> dict[str, Any]:
@@ -116,12 +151,13 @@ def _check(entry: "Field[Any]", value: Any) -> None:
     elif limits["choices"] is not None:
         allowed = value in limits["choices"]
     else:
-        allowed = value == value and abs(value) != float("inf")
+        allowed = math.isfinite(value)
         allowed = allowed and (limits["minimum"] is None or value >= limits["minimum"])
         allowed = allowed and (limits["above"] is None or value > limits["above"])
         allowed = allowed and (limits["below"] is None or value < limits["below"])
     if not allowed:
-        raise ParameterError(f"{entry.name}={value!r} is not allowed; it must be{_limits(entry) or ' text without quotes, backslashes and line breaks'}")
+        must = _limits(entry) or " text without quotes, backslashes and line breaks"
+        raise ParameterError(f"{entry.name}={value!r} is not allowed; it must be{must}")
 
 
 def _limits(entry: "Field[Any]") -> str:

@@ -16,7 +16,7 @@ from components.records import path_digest, write_json
 from components.registry import check_address
 from components.sources import check_local, local_path, where
 from components.split.split import test_fraction
-from pipeline.local_log import StepFailed, StepLog
+from pipeline.local_log import StepFailedError, StepLog
 from pipeline.settings import Settings, load
 from pipeline.summary import show, summarise
 
@@ -45,16 +45,30 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 when a step fails, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.run",
-        description="Run the whole pipeline on this machine. Steps whose inputs have not changed are taken from the cache.",
+        description="Run the whole pipeline on this machine. Steps whose inputs did not change come from the cache.",
     )
-    parser.add_argument("--profile", default="local", help="a shipped profile's name, or a YAML file (default: %(default)s)")
-    parser.add_argument("--param", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="parameters of the run, over the profile's")
-    parser.add_argument("--output", type=Path, default=Path("runs/local"), help="folder of this run (default: %(default)s); its parent keeps the cache and the registry")
+    parser.add_argument(
+        "--profile", default="local", help="a shipped profile's name, or a YAML file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--param",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameters of the run, over the profile's",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/local"),
+        help="folder of this run (default: %(default)s); its parent keeps the cache and the registry",
+    )
     arguments = parser.parse_args(argv)
     try:
         settings = prepare(load(arguments.profile, parse_pairs(arguments.param)), arguments.output)
         summary = run(settings, arguments.output)
-    except StepFailed as error:
+    except StepFailedError as error:
         print(f"run: step {error.step} failed: {error.reason}\nrun: its log is {error.log}", file=sys.stderr)
         return 1
     except PipelineError as error:
@@ -74,7 +88,9 @@ def parse_pairs(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or name in values:
-            raise ParameterError(f"--param {pair!r} " + ("is given twice" if separator else "is not of the form name=value"))
+            raise ParameterError(
+                f"--param {pair!r} " + ("is given twice" if separator else "is not of the form name=value")
+            )
         values[name] = value
     return values
 
@@ -111,7 +127,7 @@ def run(settings: Settings, output: Path) -> dict[str, Any]:
     """Runs the DAG and writes its artifacts, logs and summary.json into the output folder.
 
     Raises:
-        StepFailed: a step failed; with its reason and its log.
+        StepFailedError: a step failed; with its reason and its log.
     """
     from kfp import local
 

@@ -1,7 +1,7 @@
 """What an installation chooses once: images, placement, defaults. Loaded from profiles/*.yaml."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -66,7 +66,9 @@ def load(profile: str, overrides: dict[str, str] | None = None) -> Settings:
     except yaml.YAMLError as error:
         raise ParameterError(f"profile {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ParameterError(f"profile {path}: must be a mapping of {', '.join(entry.name for entry in fields(Settings))}")
+        raise ParameterError(
+            f"profile {path}: must be a mapping of {', '.join(entry.name for entry in fields(Settings))}"
+        )
     values = {name: _expand(value) for name, value in (content.pop("parameters", None) or {}).items()}
     resources = {
         step: _build(Resources, wanted or {}, f"profile {path}: resources.{step}")
@@ -78,13 +80,19 @@ def load(profile: str, overrides: dict[str, str] | None = None) -> Settings:
 
 def _expand(value: Any) -> Any:
     """{package} and {cache} in a profile's values: this package's folder, and the user's cache."""
-    return value.replace("{package}", str(PACKAGE)).replace("{cache}", str(cache_folder())) if isinstance(value, str) else value
+    return (
+        value.replace("{package}", str(PACKAGE)).replace("{cache}", str(cache_folder()))
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:
-    try:
-        return kind(**values)
-    except TypeError:
-        allowed = [entry.name for entry in fields(kind)]
-        wrong = sorted(set(values) ^ set(allowed)) if isinstance(values, dict) else [values]
-        raise ParameterError(f"{where}: {wrong[0]!r} is unknown or missing; allowed: {', '.join(allowed)}") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{where}: must be a mapping")
+    known = {entry.name for entry in fields(kind)}
+    required = {entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING}
+    for problem, names in (("unknown", values.keys() - known), ("missing", required - values.keys())):
+        if names:
+            raise ParameterError(f"{where}: {min(names)!r} is {problem}; allowed: {', '.join(sorted(known))}")
+    return kind(**values)

@@ -53,8 +53,17 @@ def show(summary: dict[str, Any], parameters: Parameters, output: Path) -> None:
         *((name, _figures(summary[name])) for name in ("base", "tuned", "champion") if summary[name]),
         ("verdict", summary["gate"]["verdict"]),
         *(("", reason) for reason in summary["gate"]["reasons"]),
-        ("registered", "{name} version {version}, alias {aliases[0]}".format(**registered) if registered else "nothing"),
-        ("time", ", ".join(f"{name} {'cached' if step['cached'] else format(step['seconds'], '.1f') + ' s'}" for name, step in summary["steps"].items())),
+        (
+            "registered",
+            "{name} version {version}, alias {aliases[0]}".format(**registered) if registered else "nothing",
+        ),
+        (
+            "time",
+            ", ".join(
+                f"{name} {'cached' if step['cached'] else format(step['seconds'], '.1f') + ' s'}"
+                for name, step in summary["steps"].items()
+            ),
+        ),
     ]
     print()
     for name, text in lines:

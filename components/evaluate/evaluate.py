@@ -74,7 +74,11 @@ def evaluate(
         scores[name], answers[name] = _measure(name, folder, tokenizer, seen, questions, precision, batch_size)
     result = _figures(scores, [row["category"] for row in rows])
     result["samples"] = [
-        {"question": _question(record), "reference": record["response"], **{name: answers[name][index] for name in folders}}
+        {
+            "question": _question(record),
+            "reference": record["response"],
+            **{name: answers[name][index] for name in folders},
+        }
         for index, record in enumerate(questions)
     ]
     result["precision"] = precision
@@ -83,12 +87,20 @@ def evaluate(
         figures = result["models"][name]
         print(f"evaluate: {name} perplexity {figures['perplexity']:.3f}, {figures['bits_per_byte']:.4f} bits per byte")
     return {
-        f"{name}_{figure}": result["models"][name][figure] for name in folders for figure in ("perplexity", "bits_per_byte")
+        f"{name}_{figure}": result["models"][name][figure]
+        for name in folders
+        for figure in ("perplexity", "bits_per_byte")
     }
 
 
 def _measure(
-    name: str, folder: Path, tokenizer: Any, rows: list[dict[str, Any]], questions: list[dict[str, Any]], precision: str, batch_size: int
+    name: str,
+    folder: Path,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    questions: list[dict[str, Any]],
+    precision: str,
+    batch_size: int,
 ) -> tuple[Any, list[str]]:
     """One model's scores, and its answers to the questions; the model is gone when this returns."""
     import torch
@@ -127,7 +139,12 @@ def _figures(scores: dict[str, Any], categories: list[str]) -> dict[str, Any]:
         for name, scored in scores.items()
     }
     paired = {name: interval(draws["tuned"] - draws[name]) for name in scores if name != "tuned"}
-    return {"models": models, "tuned_minus": paired, "records": len(categories), "records_by_category": {c: int(g.sum()) for c, g in groups.items()}}
+    return {
+        "models": models,
+        "tuned_minus": paired,
+        "records": len(categories),
+        "records_by_category": {c: int(g.sum()) for c, g in groups.items()},
+    }
 
 
 def _sampled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -142,4 +159,7 @@ def _question(record: dict[str, Any]) -> str:
 def _encoded_by(tokenizer: Any, rows: list[dict[str, Any]], texts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The same test records as tokens of another tokenizer and template."""
     encoded = Renderer(tokenizer).encode([texts[row["id"]] for row in rows])
-    return [{**row, "input_ids": new.input_ids, "loss_start": new.loss_start} for row, new in zip(rows, encoded, strict=True)]
+    return [
+        {**row, "input_ids": new.input_ids, "loss_start": new.loss_start}
+        for row, new in zip(rows, encoded, strict=True)
+    ]

@@ -9,7 +9,9 @@ from components.records import read_json, write_json
 ACCEPTED, REJECTED = "accepted", "rejected"
 
 
-def gate(*, evaluation: Path, min_improvement: float = 0.0, max_regression: float = 0.0, verdict: Path) -> dict[str, Any]:
+def gate(
+    *, evaluation: Path, min_improvement: float = 0.0, max_regression: float = 0.0, verdict: Path
+) -> dict[str, Any]:
     """Compares the tuned model with the base model and the champion, and writes the verdict with its reasons.
 
     Args:
@@ -28,7 +30,13 @@ def gate(*, evaluation: Path, min_improvement: float = 0.0, max_regression: floa
     tuned, base, champion = (models.get(name) for name in ("tuned", "base", "champion"))
     limit = base["bits_per_byte"] * (1 - min_improvement)
     rules = [
-        _rule("improves on the base model", tuned["bits_per_byte"], "<", limit, f"base {base['bits_per_byte']:.4f} less {min_improvement:.1%}"),
+        _rule(
+            "improves on the base model",
+            tuned["bits_per_byte"],
+            "<",
+            limit,
+            f"base {base['bits_per_byte']:.4f} less {min_improvement:.1%}",
+        ),
     ]
     if champion:
         limit = champion["bits_per_byte"] * (1 + max_regression)

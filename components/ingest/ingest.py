@@ -41,7 +41,7 @@ def ingest(
     Args:
         dataset: Local path, fsspec URI or hub id of a jsonl, json, csv or parquet dataset.
         dataset_digest: What resolve found; the bytes must still be these. Empty: not checked.
-        columns: Where the fields stand when they have other names, as field=column pairs: instruction=question,response=answer.
+        columns: Where the fields stand when they have other names: instruction=question,response=answer.
         license: The dataset's licence, carried with each record to the model card.
         max_reject_fraction: The share of rows that may be rejected before the run fails.
         records: Where to write the records (Parquet).
@@ -130,7 +130,9 @@ class _Reader:
 
     def _reject(self, row: Row, reason: Reject) -> None:
         self.reject_reasons[reason] += 1
-        self.rejected.append({"source": self.source, "position": row.position, "reason": str(reason), "digest": row.digest})
+        self.rejected.append(
+            {"source": self.source, "position": row.position, "reason": str(reason), "digest": row.digest}
+        )
 
 
 def validate(row: Row, mapping: dict[str, str]) -> dict[str, str] | Reject:
@@ -171,12 +173,15 @@ def _check(uri: str, total: int, kept: int, reader: _Reader, max_reject_fraction
         raise AssertionError("a row was lost between reading and writing")
     reasons = ", ".join(f"{reason} {count}" for reason, count in reader.reject_reasons.most_common())
     if kept == 0:
-        raise DataError(f"dataset: {uri} has no valid record in {total} rows" + (f" (rejected: {reasons})" if reasons else ""))
+        raise DataError(
+            f"dataset: {uri} has no valid record in {total} rows" + (f" (rejected: {reasons})" if reasons else "")
+        )
     if len(reader.rejected) > max_reject_fraction * total:
         first = reader.rejected[0]
         raise DataError(
-            f"dataset: {len(reader.rejected)} of {total} rows of {uri} were rejected ({reasons}; the first at row {first['position']}), "
-            f"more than max_reject_fraction={max_reject_fraction:g}; mend them, or raise the limit"
+            f"dataset: {len(reader.rejected)} of {total} rows of {uri} were rejected ({reasons}; "
+            f"the first at row {first['position']}), more than max_reject_fraction={max_reject_fraction:g}; "
+            "mend them, or raise the limit"
         )
 
 

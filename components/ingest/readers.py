@@ -50,7 +50,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
 def _json(path: Path) -> Iterator[Row]:
     content = _parse(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
     if not isinstance(content, list):
-        raise DataError(f"dataset: {path.name} is not a JSON list of records; one record a line goes into a .jsonl file")
+        raise DataError(
+            f"dataset: {path.name} is not a JSON list of records; one record a line goes into a .jsonl file"
+        )
     for position, value in enumerate(content, start=1):
         yield Row(position, value, _digest(canonical_json(value).encode("utf-8", "surrogatepass")))
 
@@ -108,4 +110,9 @@ def _digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:32]
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv, ".json": _json}
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".json": _json,
+}

@@ -16,12 +16,14 @@ A language model fine-tuned from `{{ lineage.base_model }}` on the organisation'
 
 ## Evaluation
 
-Held-out records: {{ records }}. Perplexity is exp(sum of NLL / number of target tokens), over answers and stop token alone.
+Held-out records: {{ records }}. Perplexity is exp(sum of NLL / number of target tokens), over answers and their stop
+token alone.
 
 | model | perplexity (95 % interval) | bits per byte |
 |---|---|---|
 {% for name, figures in models.items() -%}
-| {{ name }} | {{ "%.3f" % figures.perplexity }} ({{ "%.3f" % figures.perplexity_interval[0] }} to {{ "%.3f" % figures.perplexity_interval[1] }}) | {{ "%.4f" % figures.bits_per_byte }} |
+| {{ name }} | {{ "%.3f (%.3f to %.3f)" | format(figures.perplexity, *figures.perplexity_interval) }} \
+| {{ "%.4f" % figures.bits_per_byte }} |
 {% endfor %}
 Gate: {{ verdict.verdict }}. {{ verdict.reasons | join("; ") }}.
 
@@ -45,7 +47,12 @@ def model_card(*, name: str, license: str, **values: Any) -> str:
     """The card's text, in the hub's format with YAML front matter."""
     # A licence outside the hub's list is "other" with the name beside it.
     known = license.lower()
-    data = ModelCardData(language=None, license=known if known in HUB_LICENSES else "other", tags=["text-generation"], library_name="transformers")
+    data = ModelCardData(
+        language=None,
+        license=known if known in HUB_LICENSES else "other",
+        tags=["text-generation"],
+        library_name="transformers",
+    )
     if known not in HUB_LICENSES:
         data.license_name = license
     return str(ModelCard.from_template(data, template_str=TEMPLATE, name=name, **values))

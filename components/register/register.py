@@ -83,7 +83,10 @@ def register(
     tags = {name: str(value) for name, value in lineage.items()}
     with tempfile.TemporaryDirectory() as scratch:
         papers = Path(scratch)
-        write_json(papers / "lineage.json", {**lineage, "configuration": configuration, "evaluation": figures["models"], "gate": decision})
+        write_json(
+            papers / "lineage.json",
+            {**lineage, "configuration": configuration, "evaluation": figures["models"], "gate": decision},
+        )
         (papers / "README.md").write_text(
             model_card(
                 name=model_name,
@@ -102,7 +105,11 @@ def register(
             key=digest(run_digest, lineage["model_digest"]),
             folders=[model, papers],
             params=configuration,
-            metrics={f"{name}_{figure}": model[figure] for name, model in figures["models"].items() for figure in ("perplexity", "bits_per_byte")},
+            metrics={
+                f"{name}_{figure}": model[figure]
+                for name, model in figures["models"].items()
+                for figure in ("perplexity", "bits_per_byte")
+            },
             tags=tags,
         )
     result = {"name": model_name, "version": version.number, "aliases": [CHAMPION]}
@@ -114,5 +121,3 @@ def register(
 def _stop_token(model: Path) -> str:
     settings = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
     return str(settings.get("eos_token", ""))
-
-

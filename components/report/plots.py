@@ -6,8 +6,8 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402  # after the backend is chosen
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt  # after the backend is chosen
+from matplotlib.figure import Figure
 
 COLOURS = ("#1f6feb", "#d9822b", "#2da44e")
 # Set once: ids that do not change from run to run, text that stays text, no date in the file.
@@ -70,7 +70,9 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
     plt.close(figure)
     svg = buffer.getvalue()
     # only the drawing: a page needs no XML declaration; black becomes the page's own text colour

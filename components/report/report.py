@@ -1,7 +1,6 @@
-"""One self-contained HTML page about a run: verdict, figures, curves, data. No script, nothing loaded from elsewhere."""
+"""One self-contained HTML page about a run. No script, nothing loaded from elsewhere."""
 
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -44,7 +43,9 @@ def report(
         "rejects": bars("rows", {"rejected": data["rejected"], "removed": removed}),
         "categories": bars("perplexity", {name: models[name]["categories"] for name in models}),
     }
-    environment = Environment(loader=PackageLoader("components.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("components.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["percent"] = lambda share: f"{share:.1%}"
     html = environment.get_template("page.html").render(
         data=data,

@@ -21,7 +21,15 @@ class Resolved(NamedTuple):
     run_digest: str
 
 
-def resolve(*, dataset: str, base_model: str, registry: str, model_name: str, configuration: dict[str, Any], output: Path | None = None) -> Resolved:
+def resolve(
+    *,
+    dataset: str,
+    base_model: str,
+    registry: str,
+    model_name: str,
+    configuration: dict[str, Any],
+    output: Path | None = None,
+) -> Resolved:
     """Pins the dataset, the base model and the champion of a run.
 
     A run that made the present champion is compared with the model that it was compared with then, so the

@@ -24,7 +24,9 @@ class NearDuplicates:
     def matches(self, text: str) -> bool:
         """Whether a normalised text has a Jaccard similarity of at least the threshold with one that was added."""
         shingles = shingle(text)
-        return any(jaccard(shingles, self._shingles[found]) >= THRESHOLD for found in self._index.query(_signature(shingles)))
+        return any(
+            jaccard(shingles, self._shingles[found]) >= THRESHOLD for found in self._index.query(_signature(shingles))
+        )
 
 
 def shingle(text: str) -> frozenset[str]:

@@ -44,13 +44,15 @@ def split(
     keys = {row["id"]: row["key"] for row in read_table(tokens, ["id", "key"])}
     on_test_side = {id_ for id_, key in keys.items() if position(key, seed) < fraction}
     tested = on_test_side if test_size < 1 else _cap(on_test_side, keys, seed, int(test_size))
-    removed: dict[str, Removal] = {id_: Removal.OVER_TEST_SIZE for id_ in on_test_side - tested}
+    removed: dict[str, Removal] = dict.fromkeys(on_test_side - tested, Removal.OVER_TEST_SIZE)
     for id_ in _leaks(records, keys, on_test_side, tested):
         removed[id_] = Removal.NEAR_DUPLICATE_OF_TEST
     trained = keys.keys() - on_test_side - removed.keys()
     for side, ids in (("test", tested), ("training", trained)):
         if not ids:
-            raise DataError(f"dataset: test_size={test_size:g} leaves no {side} record among {len(keys)}; change it or add records")
+            raise DataError(
+                f"dataset: test_size={test_size:g} leaves no {side} record among {len(keys)}; change it or add records"
+            )
     write_table(train, TOKENS, (row for row in read_table(tokens) if row["id"] in trained))
     write_table(test, TOKENS, (row for row in read_table(tokens) if row["id"] in tested))
     counts = {"train": len(trained), "test": len(tested), "removed": len(removed)}

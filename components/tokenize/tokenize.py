@@ -74,8 +74,13 @@ def tokenize(
         },
     )
     if kept == 0:
-        raise DataError(f"dataset: none of {too_long} records is shorter than max_length={limit} tokens; raise it or shorten the records")
-    print(f"tokenize: {kept} records, {encoder.tokens} tokens ({encoder.targets} targets), {too_long} of {limit} tokens or more dropped")
+        raise DataError(
+            f"dataset: none of {too_long} records is shorter than max_length={limit} tokens; raise it or shorten them"
+        )
+    print(
+        f"tokenize: {kept} records, {encoder.tokens} tokens ({encoder.targets} targets), "
+        f"{too_long} of {limit} tokens or more dropped"
+    )
     return {"records": kept, "tokens": encoder.tokens, "too_long": too_long, "neutralised": encoder.neutralised}
 
 
@@ -88,7 +93,7 @@ def default_length(folder: Path) -> int:
 
 
 def histogram(lengths: Counter[int], limit: int) -> dict[str, Any]:
-    """Record counts by length in tokens: bins of one width, up to twice the limit; what is longer stands in `beyond`."""
+    """Record counts by length in tokens, in bins of one width up to twice the limit; longer ones stand in `beyond`."""
     top = min(max(lengths, default=1), 2 * limit)
     width = -(-(top + 1) // HISTOGRAM_BINS)
     counts = [0] * -(-(top + 1) // width)

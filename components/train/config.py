@@ -8,6 +8,17 @@ from components.errors import ParameterError
 
 METHODS = ("full", "lora")
 PRECISIONS = ("bf16", "fp16", "fp32")
+POSITIVE = (
+    "epochs",
+    "learning_rate",
+    "per_device_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "lora_rank",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+)
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
 
@@ -78,14 +89,19 @@ class TrainConfig:
     nproc_per_node: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("method", METHODS), ("precision", PRECISIONS), ("lr_scheduler", SCHEDULES), ("zero_stage", (0, 1, 2, 3))):
+        for name, allowed in (
+            ("method", METHODS),
+            ("precision", PRECISIONS),
+            ("lr_scheduler", SCHEDULES),
+            ("zero_stage", (0, 1, 2, 3)),
+        ):
             if getattr(self, name) not in allowed:
-                raise ParameterError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(map(str, allowed))}")
-        positive = ("epochs", "learning_rate", "per_device_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        positive += ("lora_rank", "logging_steps", "save_steps", "save_total_limit")
+                raise ParameterError(
+                    f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(map(str, allowed))}"
+                )
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in positive and value <= 0:
+            if field.name in POSITIVE and value <= 0:
                 raise ParameterError(f"{field.name}={value} must be greater than 0")
             if isinstance(value, int | float) and value < 0:
                 raise ParameterError(f"{field.name}={value} must not be negative")

@@ -31,7 +31,10 @@ def torchrun(module_arguments: list[str], processes: int, error_file: Path) -> N
         "PYTHONWARNINGS": "ignore",  # of the libraries; what concerns the user is an error
     }
     with subprocess.Popen(command, env=environment) as process:
-        previous = {number: signal.signal(number, lambda code, _: process.send_signal(code)) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, lambda code, _: process.send_signal(code))
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             code = process.wait()
         finally:

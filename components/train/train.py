@@ -50,7 +50,10 @@ def train(config: TrainConfig) -> dict[str, float]:
     if checkpoints:
         shutil.rmtree(checkpoints, ignore_errors=True)  # the model is written; nothing will resume from these
     metrics: dict[str, Any] = read_json(config.metrics)
-    print(f"train: {metrics['steps']} steps, loss {metrics['train_loss']:.3f}, {metrics['tokens_per_second']:.0f} tokens/s")
+    print(
+        f"train: {metrics['steps']} steps, loss {metrics['train_loss']:.3f}, "
+        f"{metrics['tokens_per_second']:.0f} tokens/s"
+    )
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
 
 
@@ -58,7 +61,9 @@ def training_key(config: TrainConfig, processes: int) -> str:
     """What a checkpoint belongs to: the digest of everything that the training depends on."""
     settings = {name: value for name, value in asdict(config).items() if name in TRAINING_PARAMETERS}
     inputs = [path_digest(path) for path in (config.train, config.test, config.tokenizer)]
-    return digest(__version__, canonical_json(settings), str(processes), config.base_model_digest or config.base_model, *inputs)
+    return digest(
+        __version__, canonical_json(settings), str(processes), config.base_model_digest or config.base_model, *inputs
+    )
 
 
 def placement(config: TrainConfig) -> tuple[int, bool]:

@@ -25,15 +25,17 @@ class ExactTrainer(Trainer):
 
     def get_train_dataloader(self) -> EpochLoader:
         """This rank's share of every global batch."""
-        return self._loader(self.train_dataset, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps)
+        return self._loader(
+            self.train_dataset, self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        )
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """This rank's part of the global batch's mean loss, times the ranks, because DeepSpeed averages over them."""
         self.tokens_seen += inputs["input_ids"].numel()
-        total = target_nll(model, inputs).sum()
-        return total / num_items_in_batch * self.args.world_size
+        loss: torch.Tensor = target_nll(model, inputs).sum() / num_items_in_batch * self.args.world_size
+        return loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """The exact mean loss over all held-out targets."""
@@ -84,7 +86,11 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None and self.trainer is not None:
-            rate = self.trainer.tokens_seen * args.world_size / (time.perf_counter() - self.started - self.trainer.evaluation_seconds)
+            rate = (
+                self.trainer.tokens_seen
+                * args.world_size
+                / (time.perf_counter() - self.started - self.trainer.evaluation_seconds)
+            )
             self.bar.set_postfix({**self.shown, "tokens/s": f"{rate:.0f}"}, refresh=False)
             self.bar.update()
 
@@ -94,7 +100,9 @@ class Progress(TrainerCallback):
             if value is None:
                 continue
             if not math.isfinite(value):
-                raise TrainingError(f"{name} is {value} at step {state.global_step}; lower learning_rate, or use bf16 or fp32")
+                raise TrainingError(
+                    f"{name} is {value} at step {state.global_step}; lower learning_rate, or use bf16 or fp32"
+                )
             if name != "grad_norm":
                 self.shown[name] = f"{value:.3f}"
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-from components.models import load_model
+from components.models import load_model, whole
 from components.records import write_json
 from components.rendering import Renderer, load_tokenizer
 from components.sources import Pinned, fetch
@@ -60,7 +60,9 @@ def work(config: TrainConfig) -> None:
             config.metrics,
             {
                 "steps": trainer.state.global_step,
-                "train_loss": next(entry["train_loss"] for entry in reversed(trainer.state.log_history) if "train_loss" in entry),
+                "train_loss": next(
+                    entry["train_loss"] for entry in reversed(trainer.state.log_history) if "train_loss" in entry
+                ),
                 "tokens": int(tokens.item()),
                 "tokens_per_second": int(tokens.item()) / seconds,
                 "train_seconds": seconds,
@@ -127,12 +129,16 @@ def add_adapters(model: Any, config: TrainConfig, new_tokens: list[int]) -> Any:
 
 def save(trainer: ExactTrainer, tokenizer: Any, config: TrainConfig) -> None:
     """Writes the model as safetensors in the training's precision, with its tokenizer and its stop token."""
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered on rank 0 under ZeRO-3
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if config.method == "full":
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered on rank 0 under ZeRO-3
+    else:
+        with whole(list(model.parameters()), write=False):
+            # in float32, and rounded once
+            model = model.to(torch.float32).merge_and_unload().to(DTYPES[config.precision])
+            state = {name: weight.clone() for name, weight in model.state_dict().items()}
     if trainer.args.process_index != 0:
         return
-    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    if config.method == "lora":
-        model, state = merge_adapters(model, state, config)
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=Renderer(tokenizer).stop_id,
@@ -140,12 +146,6 @@ def save(trainer: ExactTrainer, tokenizer: Any, config: TrainConfig) -> None:
     )
     model.save_pretrained(str(config.model), state_dict=state)
     tokenizer.save_pretrained(str(config.model))
-
-
-def merge_adapters(model: Any, state: dict[str, torch.Tensor], config: TrainConfig) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The base weights with the adapters added, in float32 and then rounded once."""
-    merged = model.to(torch.float32).merge_and_unload().to(DTYPES[config.precision])
-    return merged, merged.state_dict()
 
 
 def parameter_count(model: Any, trainable: bool = False) -> int:

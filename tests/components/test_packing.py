@@ -1,0 +1,93 @@
+"""Rows laid end to end must give each target the loss that it has alone, whatever the model's attention."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PhiConfig,
+    Qwen3Config,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from components.packing import attention_for, flatten, register_attention, target_nll
+
+SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+WIDE = {**SHAPE, "intermediate_size": 64}
+FEW_HEADS = {**WIDE, "num_key_value_heads": 2}
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+CONFIGS = {
+    "llama": LlamaConfig(**FEW_HEADS),
+    "gpt_neox": GPTNeoXConfig(**WIDE),
+    "gpt2": GPT2Config(vocab_size=128, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2),
+    "qwen3": Qwen3Config(**FEW_HEADS, head_dim=8),
+    "phi": PhiConfig(**WIDE, **TOKENS),
+    "opt": OPTConfig(**SHAPE, ffn_dim=64, word_embed_proj_dim=32),
+    "mistral, sliding window": MistralConfig(**FEW_HEADS, sliding_window=6),
+    "gemma2, soft cap": Gemma2Config(**FEW_HEADS, head_dim=8, sliding_window=6, **TOKENS),
+}
+ROWS = [(30, 10), (7, 1), (25, 24), (12, 0), (1, 1)]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {"input_ids": torch.randint(3, 128, (length,), generator=generator).tolist(), "loss_start": start}
+        for length, start in ROWS
+    ]
+
+
+def build(config: Any, attention: str) -> Any:
+    register_attention()
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation=attention).double().eval()
+
+
+def plain_nll(model: Any, row: dict[str, Any]) -> torch.Tensor:
+    """Logits of every position of one row, and the loss of its targets: the textbook way."""
+    ids, start = torch.tensor([row["input_ids"]]), max(1, row["loss_start"])
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, start - 1 : -1]
+    return torch.nn.functional.cross_entropy(logits.float(), ids[0, start:], reduction="none")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_packed_loss_equals_each_row_alone(name: str, rows: list[dict[str, Any]]) -> None:
+    config = CONFIGS[name]
+    expected = torch.cat([plain_nll(build(config, "eager"), row) for row in rows])
+    packed = target_nll(build(config, attention_for(config)), flatten(rows))
+    assert packed.shape == expected.shape
+    torch.testing.assert_close(packed, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
+def test_packed_gradients_equal_the_sum_over_rows_alone(name: str, rows: list[dict[str, Any]]) -> None:
+    config = CONFIGS[name]
+    alone, packed = build(config, "eager"), build(config, attention_for(config))
+    for row in rows:
+        if len(row["input_ids"]) > 1:
+            plain_nll(alone, row).sum().backward()
+    target_nll(packed, flatten(rows)).sum().backward()
+    for one, other in zip(alone.parameters(), packed.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_needs_more_than_a_causal_mask_is_not_given_row_attention() -> None:
+    assert attention_for(CONFIGS["mistral, sliding window"]) == "eager"
+    assert attention_for(CONFIGS["gemma2, soft cap"]) == "eager"
+    assert attention_for(CONFIGS["llama"]) == "rows"
+
+
+def test_no_rows_give_a_loss_of_nothing() -> None:
+    model = build(CONFIGS["llama"], "rows")
+    nothing = target_nll(model, flatten([]))
+    assert nothing.shape == (0,)
+    nothing.sum().backward()
+    assert all(not weight.grad.any() for weight in model.parameters() if weight.grad is not None)

@@ -1,0 +1,80 @@
+"""The registry on MLflow's embedded store: idempotent, complete, one line when it cannot be reached."""
+
+from pathlib import Path
+
+import pytest
+
+from components.errors import ParameterError, RegistryError
+from components.registry import Registry, check_address
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "model.safetensors").write_bytes(b"weights")
+    return path
+
+
+def test_registering_twice_makes_one_version(address: str, folder: Path) -> None:
+    arguments = {"key": "k1", "folders": [folder], "params": {"epochs": 2}, "metrics": {"perplexity": 3.0}, "tags": {"a": "b"}}
+    first, created = Registry(address, "m").register(**arguments)  # type: ignore[arg-type]
+    again, created_again = Registry(address, "m").register(**arguments)  # type: ignore[arg-type]
+    assert (created, created_again) == (True, False)
+    assert again == first
+    assert first.number == "1"
+    assert first.tags["a"] == "b"
+
+
+def test_the_champion_is_the_version_that_was_registered_last(address: str, folder: Path) -> None:
+    store = Registry(address, "m")
+    assert store.champion() is None
+    store.register(key="k1", folders=[folder], params={}, metrics={}, tags={})
+    second, _ = store.register(key="k2", folders=[folder], params={}, metrics={}, tags={})
+    champion = store.champion()
+    assert champion == second
+    assert (store.download(second) / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_reference_does_not_outlive_its_registry(address: str, folder: Path, tmp_path: Path) -> None:
+    """An emptied registry counts from 1 again; its version 1 is not the old version 1."""
+    old, _ = Registry(address, "m").register(key="k1", folders=[folder], params={}, metrics={}, tags={})
+    store = Registry(f"sqlite:///{tmp_path / 'new.db'}", "m")
+    store.register(key="k2", folders=[folder], params={}, metrics={}, tags={})
+    with pytest.raises(RegistryError, match="no longer the one that was resolved"):
+        store.version(old.reference)
+
+
+def test_two_registries_have_two_identities(address: str, tmp_path: Path) -> None:
+    store = Registry(address, "m")
+    assert store.identity() == store.identity()
+    assert store.identity() != Registry(f"sqlite:///{tmp_path / 'other.db'}", "m").identity()
+
+
+def test_an_unfinished_registration_is_completed(address: str, folder: Path) -> None:
+    """The run was made and then the process died: the next call uploads into it and makes the version."""
+    store = Registry(address, "m")
+    experiment = store.identity().partition("@")[0]
+    store._client.create_run(experiment, tags={"key": "k1"})
+    version, created = store.register(key="k1", folders=[folder], params={}, metrics={}, tags={})
+    assert created
+    assert len(store._client.search_runs([experiment])) == 1
+    assert (store.download(version) / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("address", ["mlflow.db", "postgresql://host/db", ""])
+def test_an_address_of_another_kind_is_refused(address: str) -> None:
+    with pytest.raises(ParameterError, match=r"is not an address; allowed: sqlite:///…, http://…, https://…"):
+        check_address(address)
+
+
+def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryError, match=r"registry http://127\.0\.0\.1:9: cannot open the experiment") as error:
+        Registry("http://127.0.0.1:9", "m").identity()
+    assert "\n" not in str(error.value)

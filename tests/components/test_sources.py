@@ -1,0 +1,171 @@
+"""Where datasets and models come from: local paths and a real fsspec store; the hub is never reached here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from components.errors import DataError, ModelError, UserError
+from components.records import path_digest
+from components.sources import Kind, Pinned, check_local, fetch, pin, where
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """fsspec's store in memory, and an empty cache to fetch into."""
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    memory = fsspec.filesystem("memory")
+    yield memory
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that passes for a model."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("uri", "place"),
+    [
+        ("/data/rows.jsonl", "local"),
+        ("./rows.jsonl", "local"),
+        ("~/rows.jsonl", "local"),
+        ("rows.CSV", "local"),
+        ("data/rows.parquet", "local"),
+        ("file:///data/rows.jsonl", "local"),
+        ("s3://bucket/rows.jsonl", "remote"),
+        ("memory://bucket/model", "remote"),
+        ("org/name", "hub"),
+        ("org/name@main", "hub"),
+        ("org/na.me_1@refs/pr/1", "hub"),
+        ("not an id", "local"),
+        ("a/b/c", "local"),
+    ],
+)
+def test_where_tells_by_the_form(uri: str, place: str) -> None:
+    assert where(uri) == place
+
+
+def test_a_folder_that_is_there_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert where("org/name") == "local"
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "named"),
+    [
+        ("/nowhere/rows.jsonl", "dataset", ["dataset", "/nowhere/rows.jsonl", "does not exist", "s3://"]),
+        ("/nowhere/model", "model", ["base_model", "/nowhere/model", "does not exist", "org/name"]),
+        ("{folder}/empty", "model", ["base_model", "/empty", "config.json"]),
+        ("{folder}/rows.txt", "model", ["base_model", "/rows.txt", "config.json"]),
+        ("{folder}/rows.txt", "dataset", ["dataset", "/rows.txt", ".jsonl", ".parquet", ".csv", ".json"]),
+        ("{folder}/empty", "dataset", ["dataset", "/empty", ".jsonl"]),
+        ("file://{folder}/missing.csv", "dataset", ["dataset", "/missing.csv", "does not exist"]),
+    ],
+)
+def test_a_local_source_that_cannot_be_used(tmp_path: Path, uri: str, kind: Kind, named: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rows.txt").write_text("{}", encoding="utf-8")
+    place = uri.format(folder=tmp_path)
+    for use in (check_local, pin):
+        with pytest.raises(DataError if kind == "dataset" else ModelError) as caught:
+            use(place, kind)
+        _assert_one_line(caught.value, *named)
+    with pytest.raises(UserError):
+        fetch(Pinned(uri=place, digest=""), kind)
+
+
+def test_check_local_leaves_other_places_alone() -> None:
+    check_local("s3://bucket/missing", "model")
+    check_local("org/name", "dataset")
+
+
+def test_a_local_file_is_pinned_by_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n", encoding="utf-8")
+    pinned = pin(str(path), "dataset")
+    assert pinned == Pinned(uri=str(path), digest=path_digest(path)) == pin(f"file://{path}", "dataset")
+    assert fetch(pinned, "dataset") == path
+    path.write_text("[]\n", encoding="utf-8")
+    assert pin(str(path), "dataset").digest != pinned.digest
+
+
+def test_a_relative_path_is_pinned_as_an_absolute_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert pin("rows.jsonl", "dataset").uri == str(tmp_path / "rows.jsonl")
+
+
+def test_a_file_uri_may_be_percent_encoded(tmp_path: Path) -> None:
+    path = tmp_path / "my rows.jsonl"
+    path.write_text("{}\n", encoding="utf-8")
+    assert pin(path.as_uri(), "dataset").uri == str(path)
+
+
+def test_a_local_model_is_pinned_by_all_its_files(model: Path) -> None:
+    pinned = pin(str(model), "model")
+    assert fetch(pinned, "model") == model
+    (model / "model.safetensors").write_bytes(b"weights")
+    assert pin(str(model), "model").digest != pinned.digest
+
+
+def test_a_remote_file_is_copied_once(store: Any, tmp_path: Path) -> None:
+    store.pipe("/bucket/rows.jsonl", b'{"instruction": "hello"}\n')
+    pinned = pin("memory://bucket/rows.jsonl", "dataset")
+    assert pinned == pin("memory://bucket/rows.jsonl", "dataset")
+    path = fetch(pinned, "dataset")
+    assert path.name == "rows.jsonl"
+    assert path.read_bytes() == b'{"instruction": "hello"}\n'
+    assert fetch(pinned, "dataset") == path
+    assert [copy.name for copy in (tmp_path / "cache").rglob("*") if copy.is_file()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize("uri", ["memory://models/base", "memory://models/base/"])
+def test_a_remote_folder_is_copied_whole(store: Any, uri: str) -> None:
+    store.pipe({"/models/base/config.json": b"{}", "/models/base/inner/weights": b"1", "/models/base2/config.json": b""})
+    folder = fetch(pin(uri, "model"), "model")
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"config.json", "inner/weights"}
+    assert (folder / "inner" / "weights").read_bytes() == b"1"
+
+
+def test_a_remote_source_that_changed_after_it_was_pinned_is_refused(store: Any) -> None:
+    store.pipe("/bucket/rows.jsonl", b"one")
+    pinned = pin("memory://bucket/rows.jsonl", "dataset")
+    fetch(pinned, "dataset")
+    store.pipe("/bucket/rows.jsonl", b"two")
+    assert pin("memory://bucket/rows.jsonl", "dataset").digest != pinned.digest
+    with pytest.raises(DataError) as caught:
+        fetch(pinned, "dataset")
+    _assert_one_line(caught.value, "memory://bucket/rows.jsonl", "changed")
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "named"),
+    [
+        ("memory://bucket/missing.jsonl", "dataset", ["dataset", "memory://bucket/missing.jsonl"]),
+        ("memory://bucket/missing", "model", ["base_model", "memory://bucket/missing"]),
+        ("nostore://bucket/rows.jsonl", "dataset", ["dataset", "nostore://bucket/rows.jsonl"]),
+        ("org/name@main", "model", ["base_model", "org/name", "hub"]),
+        ("org/name", "dataset", ["dataset", "org/name", "hub"]),
+    ],
+)
+@pytest.mark.usefixtures("store")
+def test_a_source_elsewhere_that_cannot_be_read(uri: str, kind: Kind, named: list[str]) -> None:
+    with pytest.raises(DataError if kind == "dataset" else ModelError) as caught:
+        pin(uri, kind)
+    _assert_one_line(caught.value, *named)
+
+
+def _assert_one_line(error: UserError, *named: str) -> None:
+    message = str(error)
+    assert "\n" not in message
+    assert [name for name in named if name not in message] == []

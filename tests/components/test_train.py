@@ -1,0 +1,206 @@
+"""Trainings through the command line, with torchrun and DeepSpeed on CPU: exact, resumable, loud when they fail."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.errors import ParameterError
+from components.ingest.ingest import ingest
+from components.split.split import split
+from components.tokenize.tokenize import tokenize
+from components.train.batches import GlobalBatches
+from components.train.config import TrainConfig
+from components.train.deepspeed import deepspeed_config
+
+BASE_ARGUMENTS = {
+    "precision": "fp32",
+    "learning_rate": "1e-3",
+    "warmup_steps": "0",
+    "zero_stage": "2",
+    "gradient_checkpointing": "false",
+    "logging_steps": "1",
+    "eval_steps": "0",
+    "epochs": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def prepared(dolly: Path, stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 real records, tokenized and split for stories260K."""
+    folder = tmp_path_factory.mktemp("prepared")
+    lines = dolly.read_text(encoding="utf-8").splitlines(keepends=True)
+    short = [line for line in lines[:400] if len(line) < 400][:60]
+    (folder / "data.jsonl").write_text("".join(short), encoding="utf-8")
+    records, tokens = folder / "records", folder / "tokens"
+    ingest(dataset=str(folder / "data.jsonl"), records=records, rejects=folder / "rejects", metrics=folder / "i.json")
+    tokenize(
+        records=records,
+        base_model=str(stories),
+        base_model_digest="",
+        tokens=tokens,
+        tokenizer=folder / "tokenizer",
+        metrics=folder / "t.json",
+    )
+    split(records=records, tokens=tokens, train=folder / "train", test=folder / "test", metrics=folder / "s.json")
+    return folder
+
+
+def command(prepared: Path, base: Path, output: Path, **arguments: Any) -> list[str]:
+    paths = {
+        "train": prepared / "train",
+        "test": prepared / "test",
+        "tokenizer": prepared / "tokenizer",
+        "base_model": base,
+        "model": output / "model",
+        "curves": output / "curves.json",
+        "metrics": output / "metrics.json",
+    }
+    values = {**BASE_ARGUMENTS, **paths, **arguments}
+    return [sys.executable, "-m", "components.train", *(f"--{name}={value}" for name, value in values.items())]
+
+
+def run(prepared: Path, base: Path, output: Path, **arguments: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(prepared, base, output, **arguments), capture_output=True, text=True, check=False)
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model" / "model.safetensors")
+
+
+def losses(output: Path) -> list[float]:
+    return [entry["loss"] for entry in json.loads((output / "curves.json").read_text()) if "loss" in entry]
+
+
+def test_any_division_of_the_global_batch_trains_the_same_model(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    """8 rows at once, one by one, and two ranks of 2 x 2: the loss is over the global batch's targets."""
+    divisions = {
+        "one": {"per_device_batch_size": 8, "nproc_per_node": 1},
+        "accumulated": {"per_device_batch_size": 1, "gradient_accumulation_steps": 8, "nproc_per_node": 1},
+        "ranks": {"per_device_batch_size": 2, "gradient_accumulation_steps": 2, "nproc_per_node": 2},
+    }
+    for name, division in divisions.items():
+        finished = run(prepared, stories, tmp_path / name, **division)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    for name in ("accumulated", "ranks"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+        for key, weight in weights(tmp_path / "one").items():
+            torch.testing.assert_close(weights(tmp_path / name)[key], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_a_killed_training_resumes_to_the_same_weights(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    arguments = {"per_device_batch_size": 2, "nproc_per_node": 2, "save_steps": 4, "zero_stage": 2}
+    whole = run(prepared, stories, tmp_path / "whole", **arguments)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    checkpoints = tmp_path / "checkpoints"
+    interrupted = command(prepared, stories, tmp_path / "killed", checkpoints=checkpoints, **arguments)
+    with subprocess.Popen(interrupted, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(checkpoints.glob("*/checkpoint-*/COMPLETE")):
+            pass
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "killed" / "model").exists()
+    resumed = run(prepared, stories, tmp_path / "killed", checkpoints=checkpoints, **arguments)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "resuming from" in resumed.stdout
+    for key, weight in weights(tmp_path / "whole").items():
+        assert torch.equal(weights(tmp_path / "killed")[key], weight), key
+    assert not list(checkpoints.iterdir()), "checkpoints of a finished training are removed"
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_lora_learns_the_stop_token_and_saves_whole_weights(prepared: Path, stories: Path, tmp_path: Path, stage: int) -> None:
+    finished = run(
+        prepared, stories, tmp_path, method="lora", precision="bf16", zero_stage=stage, nproc_per_node=2, learning_rate="1e-2"
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    saved, base = weights(tmp_path), load_file(stories / "model.safetensors")
+    tokens = len(json.loads((tmp_path / "model" / "tokenizer.json").read_text())["added_tokens"])
+    assert tokens >= 3
+    assert saved["model.embed_tokens.weight"].shape[0] == base["model.embed_tokens.weight"].shape[0] + 3
+    assert not any("lora" in name for name in saved)
+    changed = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(saved[changed].float(), base[changed].bfloat16().float())
+    new = saved["model.embed_tokens.weight"][-3:]
+    assert not torch.equal(new[0], new[1]), "the new tokens started as one mean and were trained apart"
+    generation = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    added = {entry["content"]: entry["id"] for entry in json.loads((tmp_path / "model" / "tokenizer.json").read_text())["added_tokens"]}
+    assert generation["eos_token_id"] == added["### End"]
+
+
+def test_full_training_under_zero_3_equals_zero_2(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    for stage in (2, 3):
+        finished = run(prepared, stories, tmp_path / str(stage), zero_stage=stage, nproc_per_node=2)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "2"), rel=1e-5)
+    assert weights(tmp_path / "3").keys() == weights(tmp_path / "2").keys()
+
+
+def test_a_diverging_training_stops_and_says_so(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    finished = run(prepared, stories, tmp_path, learning_rate="1e30", nproc_per_node=2)
+    assert finished.returncode == 1
+    assert finished.stderr.strip().splitlines()[-1].startswith("train: training failed: ")
+    assert "lower learning_rate" in finished.stderr
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "fp16"}, "precision=fp16 needs a GPU; use bf16 or fp32"),
+        ({"method": "qlora"}, "method='qlora' is unknown; allowed: full, lora"),
+        ({"zero_stage": 4}, "zero_stage=4 is unknown; allowed: 0, 1, 2, 3"),
+        ({"epochs": 0}, "epochs=0.0 must be greater than 0"),
+        ({"base_model": "/no/such/model"}, "/no/such/model does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    prepared: Path, stories: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    finished = run(prepared, stories, tmp_path, **arguments)
+    assert finished.returncode == 2
+    assert message in finished.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(("rows", "micro_batch", "accumulation", "world_size"), [(10, 2, 1, 1), (17, 2, 3, 2), (3, 4, 2, 4)])
+def test_every_row_is_taken_once_an_epoch(rows: int, micro_batch: int, accumulation: int, world_size: int) -> None:
+    shares = [
+        list(GlobalBatches(rows=rows, micro_batch=micro_batch, accumulation=accumulation, rank=rank, world_size=world_size, seed=3))
+        for rank in range(world_size)
+    ]
+    assert sorted(index for share in shares for batch in share for index in batch) == list(range(rows))
+    assert len({len(share) for share in shares}) == 1, "every rank takes the same number of batches"
+
+
+def test_the_global_batch_does_not_depend_on_the_ranks() -> None:
+    def global_batches(micro_batch: int, accumulation: int, world_size: int) -> list[set[int]]:
+        steps: list[set[int]] = [set() for _ in range(4)]
+        for rank in range(world_size):
+            batches = GlobalBatches(
+                rows=29, micro_batch=micro_batch, accumulation=accumulation, rank=rank, world_size=world_size, seed=3, epoch=1
+            )
+            for index, batch in enumerate(batches):
+                steps[index // accumulation] |= set(batch)
+        return steps
+
+    assert global_batches(8, 1, 1) == global_batches(1, 8, 1) == global_batches(2, 2, 2) == global_batches(1, 2, 4)
+
+
+def test_the_deepspeed_configuration_follows_precision_and_stage(tmp_path: Path) -> None:
+    def config(**values: Any) -> dict[str, Any]:
+        paths = {name: tmp_path / name for name in ("train", "test", "tokenizer", "model", "curves", "metrics")}
+        return deepspeed_config(TrainConfig(**paths, base_model="x", **values))
+
+    assert config(precision="bf16")["bf16"] == {"enabled": True}
+    assert config(precision="fp16")["fp16"] == {"enabled": True}
+    assert config(zero_stage=3)["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
+    assert config(zero_stage=1)["zero_optimization"]["stage"] == 1
+    with pytest.raises(ParameterError, match="zero_stage"):
+        config(zero_stage=9)

@@ -1,0 +1,44 @@
+"""Parameters from a command line or a profile: what is wrong is named, with what is allowed."""
+
+from dataclasses import fields
+
+import pytest
+
+from components.errors import ParameterError
+from pipeline.parameters import Parameters
+
+
+def test_texts_become_values_over_a_profile() -> None:
+    parameters = Parameters.parse({"epochs": "3", "gradient_checkpointing": "False", "seed": "7"}, {"seed": 1, "method": "lora"})
+    assert (parameters.epochs, parameters.gradient_checkpointing, parameters.seed, parameters.method) == (3.0, False, 7, "lora")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"lr": "1"}, r"unknown parameter 'lr'; allowed: dataset, base_model, .*registry"),
+        ({"epochs": "many"}, "epochs='many' must be a number above 0"),
+        ({"epochs": "0"}, "epochs=0.0 is not allowed; it must be above 0"),
+        ({"epochs": "nan"}, "epochs=nan is not allowed"),
+        ({"seed": "1.5"}, "seed='1.5' must be a whole number at least 0"),
+        ({"max_reject_fraction": "1"}, "it must be at least 0 and below 1"),
+        ({"method": "qlora"}, "method='qlora' is not allowed; it must be one of full, lora"),
+        ({"zero_stage": "4"}, "zero_stage=4 is not allowed; it must be one of 0, 1, 2, 3"),
+        ({"include_samples": "yes"}, "include_samples='yes' must be true or false"),
+        ({"license": 'a"b'}, "text without quotes, backslashes and line breaks"),
+    ],
+)
+def test_a_bad_parameter_is_named(texts: dict[str, str], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        Parameters.parse(texts)
+
+
+@pytest.mark.parametrize("value", [True, "2", None])
+def test_a_profile_with_a_value_of_the_wrong_type_is_refused(value: object) -> None:
+    with pytest.raises(ParameterError, match=r"epochs=.* must be of type float"):
+        Parameters.parse({}, {"epochs": value})
+
+
+def test_every_parameter_is_described_and_has_a_default_that_is_allowed() -> None:
+    Parameters()
+    assert all(entry.metadata["description"].endswith(".") for entry in fields(Parameters))

@@ -1,0 +1,150 @@
+"""The whole pipeline on this machine, on real records and a real model, through the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+STEPS = ["resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report"]
+
+
+def run(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.run", "--output", str(output), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def summary(output: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    return content
+
+
+def cached(output: Path) -> dict[str, bool]:
+    return {name: step["cached"] for name, step in summary(output)["steps"].items()}
+
+
+def test_tuning_lowers_perplexity_by_a_third_and_the_summary_tells_all(trained: Path) -> None:
+    result = summary(trained)
+    records = result["records"]
+    assert records["in"] == 500
+    assert records["in"] == records["rejected"] + records["removed"] + records["train"] + records["test"]
+    assert result["tuned"]["perplexity"] < result["base"]["perplexity"] * 2 / 3
+    assert result["champion"] is None
+    assert result["gate"]["verdict"] == "accepted"
+    assert result["registered"] == {"name": "private-llm", "version": "1", "aliases": ["champion"]}
+    assert list(result["steps"]) == STEPS
+    for artifact in result["artifacts"].values():
+        assert Path(artifact["path"]).exists()
+        assert artifact["digest"].startswith("sha256:")
+
+
+def test_the_registered_model_loads_stops_and_carries_its_papers(trained: Path) -> None:
+    folder = next((trained.parent / "mlartifacts").rglob("model.safetensors")).parent
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert tokenizer.decode([model.generation_config.eos_token_id]) == "### End"
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is an apple?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    assert model.generate(**prompt, max_new_tokens=5).shape[1] > prompt["input_ids"].shape[1]
+    lineage = json.loads((folder / "lineage.json").read_text())
+    assert lineage["dataset_license"] == "cc-by-sa-3.0"
+    assert lineage["dataset_digest"].startswith("sha256:")
+    assert lineage["gate"]["verdict"] == "accepted"
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "cc-by-sa-3.0"
+    assert "perplexity" in card.text
+
+
+def test_no_record_text_stands_in_logs_or_papers(trained: Path, dolly: Path) -> None:
+    """A response of the dataset, long enough to be no accident, stands in no log, JSON or page of a run without samples."""
+    texts = [json.loads(line)["response"][:60] for line in dolly.read_text(encoding="utf-8").splitlines()[:500]]
+    telling = [text for text in texts if len(text) == 60]
+    assert len(telling) > 200
+    files = [path for path in trained.rglob("*") if path.suffix in (".log", ".json", ".html", ".md")]
+    content = "".join(path.read_text(encoding="utf-8") for path in files if "tokenizer" not in path.name)
+    assert not any(text in content for text in telling)
+
+
+def test_the_same_run_again_takes_every_step_but_resolve_from_the_cache(
+    trained: Path, trained_arguments: list[str], tmp_path: Path
+) -> None:
+    again = run(trained.parent / "again", *trained_arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert cached(trained.parent / "again") == {name: name != "resolve" for name in STEPS}
+    for key in ("records", "base", "tuned", "champion", "gate", "registered"):
+        assert summary(trained.parent / "again")[key] == summary(trained)[key]
+    for name, artifact in summary(trained.parent / "again")["artifacts"].items():
+        assert artifact["digest"] == summary(trained)["artifacts"][name]["digest"], name
+
+
+def test_a_changed_byte_behind_the_same_path_runs_what_depends_on_it_and_meets_the_champion(
+    trained: Path, trained_arguments: list[str]
+) -> None:
+    data = Path(next(argument.partition("=")[2] for argument in trained_arguments if argument.startswith("dataset=")))
+    original = data.read_bytes()
+    try:
+        data.write_bytes(original.replace(b"e", b"E", 1))
+        changed = run(trained.parent / "changed", *trained_arguments, "epochs=1")
+    finally:
+        data.write_bytes(original)
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    assert cached(trained.parent / "changed") == dict.fromkeys(STEPS, False)
+    result = summary(trained.parent / "changed")
+    assert result["champion"]["perplexity"] == pytest.approx(summary(trained)["tuned"]["perplexity"], rel=0.2)
+    # one epoch is worse than the champion's three: rejected, not registered, and the run does not fail
+    assert result["gate"]["verdict"] == "rejected"
+    assert any("falls behind the champion" in reason for reason in result["gate"]["reasons"])
+    assert result["registered"] is None
+
+
+def test_a_step_that_fails_is_named_with_its_reason_and_log(stories: Path, tmp_path: Path) -> None:
+    data = tmp_path / "bad.jsonl"
+    data.write_text("not json\n" * 5 + '{"instruction": "a", "response": "b"}\n')
+    failed = run(tmp_path / "run", "--param", f"dataset={data}", f"base_model={stories}")
+    assert failed.returncode == 1
+    first, second = failed.stderr.strip().splitlines()[-2:]
+    assert first.startswith("run: step ingest failed: dataset: 5 of 6 rows of ")
+    assert "not_json 5" in first
+    log = Path(second.removeprefix("run: its log is "))
+    assert "not_json 5" in log.read_text()
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_run_that_failed_late_resumes_from_the_steps_that_succeeded(stories: Path, dolly_slice: Path, tmp_path: Path) -> None:
+    arguments = ["--param", f"dataset={dolly_slice}", f"base_model={stories}", "precision=fp32", "nproc_per_node=2", "zero_stage=2"]
+    failed = run(tmp_path / "run", *arguments, "learning_rate=1e30")
+    assert failed.returncode == 1
+    assert "step train failed: training failed: " in failed.stderr
+    mended = run(tmp_path / "run", *arguments, "learning_rate=1e-3", "epochs=0.2")
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert [name for name, hit in cached(tmp_path / "run").items() if hit] == ["ingest", "tokenize", "split"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--param", "epoch=3"], "unknown parameter 'epoch'; allowed: dataset, base_model, "),
+        (["--param", "epochs=-1"], "epochs=-1.0 is not allowed; it must be above 0"),
+        (["--param", "epochs"], "'epochs' is not of the form name=value"),
+        (["--param", "seed=1", "seed=2"], "'seed=2' is given twice"),
+        (["--param", "dataset=missing.jsonl"], "missing.jsonl does not exist"),
+        (["--param", "dataset=/etc"], "/etc is not a data file; allowed: .jsonl"),
+        (["--param", "dataset=x/y", "base_model=/no/model"], "/no/model does not exist"),
+        (["--param", "dataset=x/y", "base_model=/etc"], "/etc is not a model folder: it has no config.json"),
+        (["--param", "dataset=x/y", "base_model=x/z", "columns=question"], "'question' is not field=column; fields are "),
+        (["--param", "dataset=x/y", "base_model=x/z", "test_size=1.5"], "test_size=1.5 is neither a fraction"),
+        (["--param", "dataset=x/y", "base_model=x/z", "registry=mlflow.db"], "registry='mlflow.db' is not an address"),
+        (["--profile", "prod"], "profile 'prod' is neither a file nor one of default, demo, local"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2_before_anything_runs(tmp_path: Path, arguments: list[str], message: str) -> None:
+    finished = run(tmp_path / "run", *arguments)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,50 @@
+"""Profiles: shipped ones by name, others by file; images are never latest."""
+
+from pathlib import Path
+
+import pytest
+
+from components.errors import ParameterError
+from pipeline.settings import load
+
+
+@pytest.mark.parametrize("profile", ["default", "local", "demo"])
+def test_shipped_profiles_load(profile: str) -> None:
+    assert load(profile).data_image
+
+
+def test_a_file_is_a_profile_and_parameters_go_over_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("data_image: a:1\ntrain_image: b@sha256:0\nresources: {train: {gpus: 8}}\nparameters: {epochs: 1, seed: 3}\n")
+    settings = load(str(path), {"seed": "4"})
+    assert settings.image("split") == "a:1"
+    assert settings.image("train") == settings.image("evaluate") == "b@sha256:0"
+    assert settings.resources["train"].gpus == 8
+    assert (settings.parameters.epochs, settings.parameters.seed) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data_image: a:latest\ntrain_image: b:1\n", "data_image='a:latest' must have a version tag or a digest, and not latest"),
+        ("data_image: host:5000/a\ntrain_image: b:1\n", "must have a version tag"),
+        ("data_image: a:1\n", "'train_image' is missing"),
+        ("data_image: a:1\ntrain_image: b:1\nimages: []\n", "'images' is unknown"),
+        ("data_image: a:1\ntrain_image: b:1\nresources: {training: {}}\n", "unknown step 'training'; allowed: resolve, ingest"),
+        ("data_image: a:1\ntrain_image: b:1\nresources: {train: {gpu: 1}}\n", "'gpu' is unknown"),
+        ("data_image: a:1\ntrain_image: b:1\nparameters: {lr: 1}\n", "unknown parameter 'lr'"),
+        ("- a\n", "must be a mapping"),
+        ("a: [\n", "not YAML"),
+    ],
+)
+def test_a_bad_profile_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=message) as error:
+        load(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_profile_is_answered_with_the_known() -> None:
+    with pytest.raises(ParameterError, match="profile 'prod' is neither a file nor one of default, demo, local"):
+        load("prod")
