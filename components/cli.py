@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from components.errors import PipelineError
+from components.errors import PipelineError, UserError
 
 
 def main(step: Callable[..., Any], config: type[Any] | None = None, argv: list[str] | None = None) -> int:
@@ -36,6 +36,9 @@ def main(step: Callable[..., Any], config: type[Any] | None = None, argv: list[s
             step(**values)
         else:
             step(config(**values))
+    except FileNotFoundError as error:
+        print(f"{step.__name__}: {error.filename or error} does not exist", file=sys.stderr)
+        return UserError.exit_code
     except PipelineError as error:
         print(f"{step.__name__}: {error}", file=sys.stderr)
         return error.exit_code

@@ -83,9 +83,11 @@ def whole(weights: list[Any], *, write: bool) -> AbstractContextManager[None]:
     """Inside, the weights are whole on every rank, where ZeRO-3 had them in parts; rank 0 may write them or not."""
     if not any(hasattr(weight, "ds_shape") for weight in weights):
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    gathered: AbstractContextManager[None] = GatheredParameters(weights, modifier_rank=0 if write else None)
+    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
+        weights, modifier_rank=0 if write else None
+    )
     return gathered
 
 

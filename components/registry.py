@@ -13,7 +13,7 @@ from components.errors import ParameterError, RegistryError
 CHAMPION = "champion"
 SCHEMES = ("sqlite:///", "http://", "https://")
 # Tags that a version carries, beside those that its caller adds.
-KEY, RUN_DIGEST, COMPARED_WITH = "key", "run_digest", "compared_with"
+KEY, RUN_DIGEST, COMPARED_WITH, PROMOTED = "key", "run_digest", "compared_with", "promoted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Version:
     number: str
     source: str
     tags: dict[str, str]
+    aliases: list[str]
 
     @property
     def reference(self) -> str:
@@ -104,7 +105,8 @@ class Registry:
     ) -> tuple[Version, bool]:
         """Registers folders' files as one version and makes it the champion; finds the version again if it is there.
 
-        The version is made last, after every file has arrived, so an interrupted call leaves none behind.
+        The version is made after every file has arrived, so an interrupted call leaves none behind. It is promoted
+        once: when somebody moves the alias away, registering the same thing again does not move it back.
 
         Returns:
             The version, and whether this call made it.
@@ -114,14 +116,22 @@ class Registry:
             created = version is None
             if version is None:
                 version = self._create(key, folders, params, metrics, tags)
-            champion = self.champion()
-            if champion is None or champion.number != version.number:
+            if PROMOTED not in version.tags:
                 self._client.set_registered_model_alias(self.name, CHAMPION, version.number)
-            return version, created
+                self._client.set_model_version_tag(self.name, version.number, PROMOTED, "true")
+            return self._version(self._client.get_model_version(self.name, version.number)), created
+
+    def holds(self, run_digest: str) -> bool:
+        """Whether a version of this run is registered."""
+        with self._errors("search"):
+            return bool(self._search(RUN_DIGEST, run_digest))
 
     def _find(self, key: str) -> Version | None:
-        found = self._client.search_model_versions(f"name = '{self.name}' and tags.{KEY} = '{key}'")
+        found = self._search(KEY, key)
         return self._version(found[0]) if found else None
+
+    def _search(self, tag: str, value: str) -> list[Any]:
+        return list(self._client.search_model_versions(f"name = '{self.name}' and tags.{tag} = '{value}'"))
 
     def _create(
         self, key: str, folders: list[Path], params: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]
@@ -147,7 +157,13 @@ class Registry:
         return (self._database.parent.absolute() / "mlartifacts" / self.name).as_uri() if self._database else None
 
     def _version(self, found: Any) -> Version:
-        return Version(name=self.name, number=str(found.version), source=str(found.source), tags=dict(found.tags))
+        return Version(
+            name=self.name,
+            number=str(found.version),
+            source=str(found.source),
+            tags=dict(found.tags),
+            aliases=list(found.aliases),
+        )
 
     def _errors(self, action: str) -> "_Errors":
         return _Errors(f"registry {self.address}: cannot {action}")

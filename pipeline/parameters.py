@@ -6,8 +6,10 @@ from typing import Any
 
 from components.errors import ParameterError
 from components.evaluate.evaluate import PRECISIONS as EVAL_PRECISIONS
+from components.ingest.ingest import parse_columns
 from components.rendering import TEMPLATES
-from components.train.config import METHODS, PRECISIONS, SCHEDULES
+from components.split.split import test_fraction
+from components.train.config import METHODS, NO_NEW_TOKENS, PRECISIONS, SCHEDULES
 
 
 def parameter(
@@ -105,6 +107,13 @@ class Parameters:
     def __post_init__(self) -> None:
         for entry in fields(self):
             _check(entry, getattr(self, entry.name))
+        parse_columns(self.columns)
+        test_fraction(self.test_size)
+        for name in ("dataset", "base_model", "model_name"):
+            if not getattr(self, name):
+                raise ParameterError(f"{name} must not be empty")
+        if self.method == "lora" and self.template == "dolly" and self.zero_stage == 3:
+            raise ParameterError(f"zero_stage=3 is not allowed with method=lora and template=dolly: {NO_NEW_TOKENS}")
 
     @classmethod
     def parse(cls, texts: dict[str, str], defaults: dict[str, Any] | None = None) -> "Parameters":

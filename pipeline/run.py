@@ -1,7 +1,6 @@
 """python -m pipeline.run: the same DAG on this machine, in plain processes."""
 
 import argparse
-import hashlib
 import os
 import shutil
 import sys
@@ -9,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import components
+from components import code_digest
 from components.errors import ParameterError, PipelineError
-from components.ingest.ingest import parse_columns
 from components.records import path_digest, write_json
 from components.registry import check_address
 from components.sources import check_local, local_path, where
-from components.split.split import test_fraction
 from pipeline.local_log import StepFailedError, StepLog
 from pipeline.settings import Settings, load
 from pipeline.summary import show, summarise
@@ -104,8 +101,6 @@ def prepare(settings: Settings, output: Path) -> Settings:
     p = settings.parameters
     check_local(p.dataset, "dataset")
     check_local(p.base_model, "model")
-    parse_columns(p.columns)
-    test_fraction(p.test_size)
     if output.exists() and not output.is_dir():
         raise ParameterError(f"--output {output} is a file; give a folder")
     shared = shared_folder(output)
@@ -135,7 +130,6 @@ def run(settings: Settings, output: Path) -> dict[str, Any]:
 
     shared = shared_folder(output)
     output.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(shared / "artifacts"),
@@ -169,16 +163,6 @@ def collect(source: Path, target: Path) -> dict[str, str]:
     else:
         _link(str(source), str(target))
     return {"path": str(target.absolute()), "digest": path_digest(target)}
-
-
-def code_digest() -> str:
-    """A short digest of the steps' source files."""
-    folder = Path(components.__file__).parent
-    state = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".py", ".html"):
-            state.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
-    return state.hexdigest()[:12]
 
 
 def _link(source: str, target: str) -> str:

@@ -55,7 +55,7 @@ def show(summary: dict[str, Any], parameters: Parameters, output: Path) -> None:
         *(("", reason) for reason in summary["gate"]["reasons"]),
         (
             "registered",
-            "{name} version {version}, alias {aliases[0]}".format(**registered) if registered else "nothing",
+            _entry(registered),
         ),
         (
             "time",
@@ -73,12 +73,18 @@ def show(summary: dict[str, Any], parameters: Parameters, output: Path) -> None:
         for name, text in sample.items():
             print(textwrap.fill(" ".join(text.split()), 110, initial_indent=f"{name:<12}", subsequent_indent=" " * 12))
     print()
-    print(f"{'summary':<12}{output / 'summary.json'}")
+    print(f"{'summary':<12}{output.absolute() / 'summary.json'}")
     print(f"{'report':<12}{summary['artifacts']['report']['path']}")
     ui = parameters.registry
     if ui.startswith("sqlite:"):
         ui = f"{Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {shlex.quote(ui)}"
     print(f"{'MLflow UI':<12}{ui}")
+
+
+def _entry(registered: dict[str, Any] | None) -> str:
+    if registered is None:
+        return "nothing"
+    return f"{registered['name']} version {registered['version']}, alias {', '.join(registered['aliases']) or 'none'}"
 
 
 def _figures(model: dict[str, float]) -> str:

@@ -145,7 +145,9 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
         if name not in folders:
             kind = "gpt-neox" if name.startswith("gpt-neox") else name
             folders[name] = tmp_path_factory.mktemp(name)
-            shutil.copytree(shared("tokenizers", kind), folders[name], dirs_exist_ok=True, copy_function=shutil.copyfile)
+            shutil.copytree(
+                shared("tokenizers", kind), folders[name], dirs_exist_ok=True, copy_function=shutil.copyfile
+            )
             (folders[name] / "config.json").write_text('{"model_type": "gpt2", "n_positions": 1024}', encoding="utf-8")
             if name == "gpt-neox-bos":
                 _add_bos(folders[name])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from components.errors import ParameterError
+from components.models import MODEL_FILES
 from components.records import read_table, write_json
 from components.registry import Registry
 from components.rendering import Renderer, load_tokenizer
@@ -58,7 +59,7 @@ def evaluate(
     """
     if precision not in PRECISIONS:
         raise ParameterError(f"precision={precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
-    folders = {"base": fetch(Pinned(uri=base_model, digest=base_model_digest), "model"), "tuned": model}
+    folders = {"base": fetch(Pinned(uri=base_model, digest=base_model_digest), "model", MODEL_FILES), "tuned": model}
     if champion:
         store = Registry(registry, model_name)
         folders["champion"] = store.download(store.version(champion))

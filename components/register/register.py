@@ -5,11 +5,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components import __version__
+from components import __version__, code_digest
 from components.errors import PipelineError
 from components.records import count_rows, digest, path_digest, read_json, write_json
 from components.register.card import model_card
-from components.registry import CHAMPION, COMPARED_WITH, RUN_DIGEST, Registry
+from components.registry import COMPARED_WITH, RUN_DIGEST, Registry
 
 
 def register(
@@ -78,6 +78,7 @@ def register(
         RUN_DIGEST: run_digest,
         COMPARED_WITH: champion,
         "code_version": __version__,
+        "code_digest": code_digest(),
     }
     figures = read_json(evaluation)
     tags = {name: str(value) for name, value in lineage.items()}
@@ -112,9 +113,12 @@ def register(
             },
             tags=tags,
         )
-    result = {"name": model_name, "version": version.number, "aliases": [CHAMPION]}
+    result = {"name": model_name, "version": version.number, "aliases": version.aliases}
     write_json(registered, result)
-    print(f"register: {model_name} version {version.number} ({'new' if created else 'was there'}), alias {CHAMPION}")
+    print(
+        f"register: {model_name} version {version.number} ({'new' if created else 'was there'}), "
+        f"alias {', '.join(version.aliases) or 'none: it was moved away by hand'}"
+    )
     return result
 
 

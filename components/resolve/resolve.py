@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components import __version__
+from components import code_digest
 from components.records import canonical_json, digest, write_json
 from components.registry import COMPARED_WITH, RUN_DIGEST, Registry
 from components.sources import pin
@@ -45,13 +45,15 @@ def resolve(
     """
     data = pin(dataset, "dataset")
     model = pin(base_model, "model")
-    run_digest = digest(__version__, data.digest, model.digest, canonical_json(configuration))
+    run_digest = digest(code_digest(), data.digest, model.digest, canonical_json(configuration))
     store = Registry(registry, model_name)
     registry_id = store.identity()
     champion = store.champion()
     opponent = champion.reference if champion else ""
     if champion and champion.tags.get(RUN_DIGEST) == run_digest:
         opponent = champion.tags.get(COMPARED_WITH, "")
+    elif store.holds(run_digest):
+        registry_id += " (demoted)"  # somebody moved the alias: what register reported then is no longer so
     resolved = Resolved(data.uri, data.digest, model.uri, model.digest, opponent, registry_id, run_digest)
     for name, value in resolved._asdict().items():
         print(f"{name}: {value or 'none'}")

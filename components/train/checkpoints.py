@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from transformers import TrainerCallback
 
 MARKER = "COMPLETE"
@@ -12,6 +13,8 @@ class MarkComplete(TrainerCallback):
     """Marks a checkpoint once all of its files are written."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if dist.is_initialized():
+            dist.barrier()  # every rank writes a part
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARKER).touch()
 

@@ -7,6 +7,7 @@ from typing import Any
 from components.errors import ParameterError
 
 METHODS = ("full", "lora")
+NO_NEW_TOKENS = "adapters that train new tokens cannot be partitioned; use zero_stage 2, or template=base"
 PRECISIONS = ("bf16", "fp16", "fp32")
 POSITIVE = (
     "epochs",

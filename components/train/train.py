@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from components import __version__
 from components.errors import ParameterError
+from components.models import MODEL_FILES
 from components.records import canonical_json, count_rows, digest, path_digest, read_json
 from components.sources import Pinned, fetch
 from components.train.config import TRAINING_PARAMETERS, TrainConfig
@@ -37,7 +37,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     rows = count_rows(config.train)
     print(f"train: {rows} rows, {processes} process{'es' if processes > 1 else ''} on {'GPU' if cuda else 'CPU'}")
     # fetched once, here; every rank then reads the folder
-    folder = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model")
+    folder = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model", MODEL_FILES)
     # A retried or repeated run of the same training finds its checkpoints; another training never does.
     checkpoints = config.checkpoints / training_key(config, processes) if config.checkpoints else None
     local = replace(config, base_model=str(folder), nproc_per_node=processes, checkpoints=checkpoints)
@@ -62,7 +62,7 @@ def training_key(config: TrainConfig, processes: int) -> str:
     settings = {name: value for name, value in asdict(config).items() if name in TRAINING_PARAMETERS}
     inputs = [path_digest(path) for path in (config.train, config.test, config.tokenizer)]
     return digest(
-        __version__, canonical_json(settings), str(processes), config.base_model_digest or config.base_model, *inputs
+        code_digest(), canonical_json(settings), str(processes), config.base_model_digest or config.base_model, *inputs
     )
 
 

@@ -1,20 +1,22 @@
 """One rank of a training, as torchrun starts it."""
 
 import time
+from pathlib import Path
 from typing import Any
 
+import deepspeed
 import pyarrow.parquet as pq
 import torch
 import transformers
 from transformers import TrainingArguments
 
+from components.errors import ParameterError
 from components.models import load_model, whole
 from components.records import write_json
 from components.rendering import Renderer, load_tokenizer
-from components.sources import Pinned, fetch
 from components.train.batches import Rows
 from components.train.checkpoints import MarkComplete, newest_complete
-from components.train.config import TrainConfig
+from components.train.config import NO_NEW_TOKENS, TrainConfig
 from components.train.deepspeed import deepspeed_config
 from components.train.trainer import ExactTrainer, Progress
 
@@ -28,12 +30,12 @@ def work(config: TrainConfig) -> None:
     transformers.logging.disable_progress_bar()
     # First the arguments, which hold DeepSpeed's configuration, then the model: only so is it partitioned on loading.
     arguments = training_arguments(config)
+    deepspeed.init_distributed("nccl" if arguments.device.type == "cuda" else "gloo", verbose=False)
     tokenizer = load_tokenizer(config.tokenizer)
-    folder = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model")
+    folder = Path(config.base_model)  # fetched by whoever started the ranks
     model = load_model(folder, len(tokenizer), DTYPES[config.precision])
-    base_rows = len(load_tokenizer(folder))
     if config.method == "lora":
-        model = add_adapters(model, config, list(range(base_rows, len(tokenizer))))
+        model = add_adapters(model, config, list(range(len(load_tokenizer(folder)), len(tokenizer))))
     progress = Progress()
     trainer = ExactTrainer(
         model=model,
@@ -115,6 +117,9 @@ def add_adapters(model: Any, config: TrainConfig, new_tokens: list[int]) -> Any:
     """LoRA on every linear layer; the rows of new tokens, such as Dolly's stop token, are trained as well."""
     from peft import LoraConfig, get_peft_model
 
+    if new_tokens and config.zero_stage == 3:
+        raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
+
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
@@ -144,7 +149,10 @@ def save(trainer: ExactTrainer, tokenizer: Any, config: TrainConfig) -> None:
         eos_token_id=Renderer(tokenizer).stop_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.save_pretrained(str(config.model), state_dict=state)
+    tied = set(model.all_tied_weights_keys)  # copies that loading makes anew
+    model.save_pretrained(
+        str(config.model), state_dict={name: weight for name, weight in state.items() if name not in tied}
+    )
     tokenizer.save_pretrained(str(config.model))
 
 

@@ -52,12 +52,16 @@ def independent_nll(folder: Path, vocabulary: int, row: dict[str, Any]) -> float
     return -sum(math.log(probabilities[position - 1, row["input_ids"][position]].item()) for position in targets)
 
 
-def test_perplexity_equals_an_independent_float64_computation(stories: Path, tokenizer: Any, rows: list[dict[str, Any]]) -> None:
+def test_perplexity_equals_an_independent_float64_computation(
+    stories: Path, tokenizer: Any, rows: list[dict[str, Any]]
+) -> None:
     scored = score(load_model(stories, len(tokenizer), torch.float32), rows, batch_size=8)
     total = sum(independent_nll(stories, len(tokenizer), row) for row in rows)
     targets = sum(len(row["input_ids"]) - row["loss_start"] for row in rows)
     assert scored.perplexity == pytest.approx(math.exp(total / targets), rel=1e-6)
-    assert scored.bits_per_byte == pytest.approx(total / math.log(2) / sum(row["target_bytes"] for row in rows), rel=1e-6)
+    assert scored.bits_per_byte == pytest.approx(
+        total / math.log(2) / sum(row["target_bytes"] for row in rows), rel=1e-6
+    )
 
 
 def test_the_batch_size_does_not_change_it(stories: Path, tokenizer: Any, rows: list[dict[str, Any]]) -> None:

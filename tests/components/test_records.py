@@ -65,7 +65,7 @@ def test_split_key_is_the_contexts_else_the_instructions_else_the_responses(
 
 @pytest.mark.parametrize("count", [0, 1, ROW_GROUP, 2 * ROW_GROUP + 7])
 def test_a_table_comes_back_as_it_was_written(tmp_path: Path, count: int) -> None:
-    rows = [make_record(f"question {number}", f"answer\n{number} 🦩", "", "a,\"b\"") for number in range(count)]
+    rows = [make_record(f"question {number}", f"answer\n{number} 🦩", "", 'a,"b"') for number in range(count)]
     path = tmp_path / "new folder" / "records"
     assert write_table(path, RECORDS, iter(rows)) == count
     assert list(read_table(path)) == rows

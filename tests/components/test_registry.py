@@ -22,7 +22,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_registering_twice_makes_one_version(address: str, folder: Path) -> None:
-    arguments = {"key": "k1", "folders": [folder], "params": {"epochs": 2}, "metrics": {"perplexity": 3.0}, "tags": {"a": "b"}}
+    arguments = {
+        "key": "k1",
+        "folders": [folder],
+        "params": {"epochs": 2},
+        "metrics": {"perplexity": 3.0},
+        "tags": {"a": "b"},
+    }
     first, created = Registry(address, "m").register(**arguments)  # type: ignore[arg-type]
     again, created_again = Registry(address, "m").register(**arguments)  # type: ignore[arg-type]
     assert (created, created_again) == (True, False)
@@ -78,3 +84,18 @@ def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RegistryError, match=r"registry http://127\.0\.0\.1:9: cannot open the experiment") as error:
         Registry("http://127.0.0.1:9", "m").identity()
     assert "\n" not in str(error.value)
+
+
+def test_an_alias_that_somebody_moved_stays_where_it_was_moved(address: str, folder: Path) -> None:
+    store = Registry(address, "m")
+    first, _ = store.register(key="k1", folders=[folder], params={}, metrics={}, tags={"run_digest": "r1"})
+    second, _ = store.register(key="k2", folders=[folder], params={}, metrics={}, tags={"run_digest": "r2"})
+    assert second.aliases == ["champion"]
+    store._client.set_registered_model_alias("m", "champion", first.number)
+    again, created = store.register(key="k2", folders=[folder], params={}, metrics={}, tags={"run_digest": "r2"})
+    assert (created, again.aliases) == (False, [])
+    champion = store.champion()
+    assert champion is not None
+    assert champion.number == first.number
+    assert store.holds("r2")
+    assert not store.holds("r3")

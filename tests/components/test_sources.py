@@ -130,7 +130,9 @@ def test_a_remote_file_is_copied_once(store: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["memory://models/base", "memory://models/base/"])
 def test_a_remote_folder_is_copied_whole(store: Any, uri: str) -> None:
-    store.pipe({"/models/base/config.json": b"{}", "/models/base/inner/weights": b"1", "/models/base2/config.json": b""})
+    store.pipe(
+        {"/models/base/config.json": b"{}", "/models/base/inner/weights": b"1", "/models/base2/config.json": b""}
+    )
     folder = fetch(pin(uri, "model"), "model")
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {"config.json", "inner/weights"}

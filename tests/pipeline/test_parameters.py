@@ -9,8 +9,15 @@ from pipeline.parameters import Parameters
 
 
 def test_texts_become_values_over_a_profile() -> None:
-    parameters = Parameters.parse({"epochs": "3", "gradient_checkpointing": "False", "seed": "7"}, {"seed": 1, "method": "lora"})
-    assert (parameters.epochs, parameters.gradient_checkpointing, parameters.seed, parameters.method) == (3.0, False, 7, "lora")
+    parameters = Parameters.parse(
+        {"epochs": "3", "gradient_checkpointing": "False", "seed": "7"}, {"seed": 1, "method": "lora"}
+    )
+    assert (parameters.epochs, parameters.gradient_checkpointing, parameters.seed, parameters.method) == (
+        3.0,
+        False,
+        7,
+        "lora",
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ def test_shipped_profiles_load(profile: str) -> None:
 
 def test_a_file_is_a_profile_and_parameters_go_over_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("data_image: a:1\ntrain_image: b@sha256:0\nresources: {train: {gpus: 8}}\nparameters: {epochs: 1, seed: 3}\n")
+    path.write_text(
+        "data_image: a:1\ntrain_image: b@sha256:0\nresources: {train: {gpus: 8}}\nparameters: {epochs: 1, seed: 3}\n"
+    )
     settings = load(str(path), {"seed": "4"})
     assert settings.image("split") == "a:1"
     assert settings.image("train") == settings.image("evaluate") == "b@sha256:0"
@@ -26,11 +28,17 @@ def test_a_file_is_a_profile_and_parameters_go_over_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data_image: a:latest\ntrain_image: b:1\n", "data_image='a:latest' must have a version tag or a digest, and not latest"),
+        (
+            "data_image: a:latest\ntrain_image: b:1\n",
+            "data_image='a:latest' must have a version tag or a digest, and not latest",
+        ),
         ("data_image: host:5000/a\ntrain_image: b:1\n", "must have a version tag"),
         ("data_image: a:1\n", "'train_image' is missing"),
         ("data_image: a:1\ntrain_image: b:1\nimages: []\n", "'images' is unknown"),
-        ("data_image: a:1\ntrain_image: b:1\nresources: {training: {}}\n", "unknown step 'training'; allowed: resolve, ingest"),
+        (
+            "data_image: a:1\ntrain_image: b:1\nresources: {training: {}}\n",
+            "unknown step 'training'; allowed: resolve, ingest",
+        ),
         ("data_image: a:1\ntrain_image: b:1\nresources: {train: {gpu: 1}}\n", "'gpu' is unknown"),
         ("data_image: a:1\ntrain_image: b:1\nparameters: {lr: 1}\n", "unknown parameter 'lr'"),
         ("- a\n", "must be a mapping"),

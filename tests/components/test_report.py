@@ -1,0 +1,224 @@
+"""report: one page that needs nothing else, tells the verdict first and shows no text as markup."""
+
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.records import path_digest, write_json
+from components.report.report import report
+
+MARKUP = '<script src="http://evil.example/x.js">alert("1")</script><img src=x onerror=alert(2)> & "quotes"'
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """A page's elements with their attributes, its text, and which figures hold a drawing."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.open: list[tuple[str, dict[str, str | None]]] = []
+        self.drawings: Counter[str] = Counter()
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag == "svg":
+            self.drawings.update(str(held["aria-label"]) for name, held in self.open if name == "figure")
+        if tag not in VOID:
+            self.open.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not any(name == "style" for name, _ in self.open):
+            self.text += data
+
+
+def model(**changes: Any) -> dict[str, Any]:
+    figures = {"perplexity": 8.25, "perplexity_interval": [8.0, 8.5], "bits_per_byte": 0.9, "target_tokens": 1234}
+    return {**figures, "nll": 2604.0, "categories": {"open_qa": 8.0, "closed_qa": 8.6}, **changes}
+
+
+def inputs() -> dict[str, Any]:
+    """What the steps of a run hand to the report, in their own form."""
+    return {
+        "ingested": {
+            "rows": 120,
+            "records": 110,
+            "rejected": {"not_json": 2, "wrong_type": 1},
+            "removed": {"duplicate": 7},
+            "categories": {"open_qa": 70, "closed_qa": 40},
+            "license": "CC0-1.0",
+        },
+        "tokenized": {
+            "records": 107,
+            "removed": {"too_long": 3},
+            "too_long_by_category": {"open_qa": 3},
+            "neutralised": 4,
+            "max_length": 512,
+            "template": "dolly",
+            "tokens": 9000,
+            "target_tokens": 4000,
+            "lengths": {"width": 32, "counts": [0, 20, 40, 30] + [1] * 20, "beyond": 1},
+        },
+        "divided": {
+            "train": 90,
+            "test": 15,
+            "removed": {"near_duplicate_of_test": 2},
+            "test_fraction": 0.14,
+            "train_by_category": {"open_qa": 60, "closed_qa": 30},
+            "test_by_category": {"open_qa": 9, "closed_qa": 6},
+        },
+        "trained": {
+            "steps": 30,
+            "world_size": 2,
+            "device": "cpu",
+            "tokens": 18000,
+            "train_seconds": 42.5,
+            "tokens_per_second": 423.5,
+            "train_loss": 2.1,
+            "trainable_parameters": 5000,
+            "parameters": 260000,
+        },
+        "curves": [{"step": step, "loss": 3 - step / 20} for step in range(1, 31)] + [{"step": 30, "eval_loss": 1.9}],
+        "evaluation": {
+            "models": {"base": model(perplexity=12.5), "tuned": model(), "champion": model(perplexity=9.0)},
+            "tuned_minus": {"base": [-4.5, -4.0], "champion": [-1.0, -0.5]},
+            "records": 15,
+            "records_by_category": {"open_qa": 9, "closed_qa": 6},
+            "samples": [],
+            "precision": "fp32",
+        },
+        "verdict": {"verdict": "accepted", "reasons": ["improves on the base model: 0.9"], "rules": []},
+        "registered": {"name": "private-llm", "version": "3", "aliases": ["champion"]},
+    }
+
+
+def write_page(folder: Path, content: dict[str, Any]) -> str:
+    for name, value in content.items():
+        write_json(folder / f"{name}.json", value)
+    page = folder / "new" / "report.html"
+    report(**{name: folder / f"{name}.json" for name in content}, page=page)
+    return page.read_text(encoding="utf-8")
+
+
+def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    html = write_page(tmp_path, inputs())
+    page = Page(html)
+    assert not page.tags.keys() & {"script", "link", "iframe", "img", "object", "embed", "base", "form"}
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+            assert value.startswith("#"), f"{name}={value}"
+        assert "url(" not in value.replace("url(#", "")
+    assert "@import" not in html
+
+
+def test_the_verdict_comes_first(tmp_path: Path) -> None:
+    page = Page(write_page(tmp_path, inputs()))
+    body = page.text.partition("Run report: accepted")[2]
+    assert body.strip().startswith("Verdict: accepted")
+    assert body.index("improves on the base model: 0.9") < body.index("Models")
+    assert "Registered as private-llm version 3 (champion)." in body
+
+
+def test_a_rejected_model_is_told_as_such(tmp_path: Path) -> None:
+    rejected = {"verdict": "rejected", "reasons": ["falls behind the champion"], "rules": []}
+    page = Page(write_page(tmp_path, {**inputs(), "verdict": rejected, "registered": None}))
+    assert "Verdict: rejected" in page.text
+    assert "falls behind the champion" in page.text
+    assert "Nothing was registered." in page.text
+
+
+def test_loss_lengths_rejects_and_categories_each_have_a_drawing(tmp_path: Path) -> None:
+    assert Page(write_page(tmp_path, inputs())).drawings == {
+        "Training and held-out loss by optimizer step": 1,
+        "Records by length in tokens": 1,
+        "Rows rejected and removed by reason": 1,
+        "Perplexity by category for each model": 1,
+    }
+
+
+def test_drawings_name_what_they_show(tmp_path: Path) -> None:
+    text = Page(write_page(tmp_path, inputs())).text
+    for shown in ("optimizer step", "held out", "dropped from 512 tokens", "1 records are longer than shown"):
+        assert shown in text
+    for shown in ("not_json", "wrong_type", "duplicate", "too_long", "near_duplicate_of_test", "open_qa", "closed_qa"):
+        assert shown in text
+
+
+def test_figures_stand_in_the_tables(tmp_path: Path) -> None:
+    text = " ".join(Page(write_page(tmp_path, inputs())).text.split())
+    for shown in ("12.500", "8.250", "9.000", "8.000 to 8.500", "0.9000", "15 test records, 1234 target tokens"):
+        assert shown in text
+    for shown in ("18,000 tokens in 42 s", "5,000 of 260,000 weights", "120", "15 (14.0%)", "In 4 records"):
+        assert shown in text
+    assert "Tuned minus champion: -1.000 to -0.500" in text
+
+
+def test_no_text_is_taken_for_markup(tmp_path: Path) -> None:
+    content = inputs()
+    sample = {"question": MARKUP, "reference": MARKUP, "base": MARKUP, "tuned": MARKUP, "champion": MARKUP}
+    content["evaluation"]["samples"] = [sample]
+    content["evaluation"]["records_by_category"] = {MARKUP: 15}
+    for figures in content["evaluation"]["models"].values():
+        figures["categories"] = {MARKUP: 8.0}
+    content["verdict"]["reasons"] = [MARKUP]
+    content["registered"]["name"] = MARKUP
+    page = Page(write_page(tmp_path, content))
+    assert not page.tags.keys() & {"script", "img"}
+    assert not {name for name, _ in page.attributes} & {"onerror", "src"}
+    assert page.text.count(MARKUP) >= 5 + 3 + 1
+
+
+@pytest.mark.parametrize("name", ["a $b_{ $c", "$5 or $6", "要約", "naïve \\frac", "_private", "a\tb", "line\nend"])
+def test_a_category_may_have_any_name(tmp_path: Path, name: str) -> None:
+    content = inputs()
+    content["evaluation"]["records_by_category"] = {name: 15}
+    for figures in content["evaluation"]["models"].values():
+        figures["categories"] = {name: 8.0}
+    page = Page(write_page(tmp_path, content))
+    assert "".join(name.split()) in "".join(page.text.split())
+    assert page.drawings["Perplexity by category for each model"] == 1
+
+
+def test_a_run_without_rejects_champion_or_held_out_points(tmp_path: Path) -> None:
+    content = inputs()
+    for name, key in (
+        ("ingested", "rejected"),
+        ("ingested", "removed"),
+        ("tokenized", "removed"),
+        ("divided", "removed"),
+    ):
+        content[name][key] = {}
+    del content["evaluation"]["models"]["champion"]
+    del content["evaluation"]["tuned_minus"]["champion"]
+    content["curves"] = content["curves"][:1]
+    page = Page(write_page(tmp_path, content))
+    assert "No row was rejected or removed." in page.text
+    assert "champion:" not in page.text
+    assert "Rows rejected and removed by reason" not in page.drawings
+
+
+@pytest.mark.parametrize("missing", ["rejected", "removed"])
+def test_a_run_with_only_rejects_or_only_removals(tmp_path: Path, missing: str) -> None:
+    content = inputs()
+    for name in ("ingested", "tokenized", "divided"):
+        content[name][missing] = {}
+    assert Page(write_page(tmp_path, content)).drawings["Rows rejected and removed by reason"] == 1
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        write_page(tmp_path / place, inputs())
+    assert path_digest(tmp_path / "here" / "new") == path_digest(tmp_path / "there" / "new")
