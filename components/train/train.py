@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from components import code_digest
 from components.errors import ParameterError
 from components.models import MODEL_FILES
 from components.records import canonical_json, count_rows, digest, path_digest, read_json

@@ -54,7 +54,7 @@ class ExactTrainer(Trainer):
             dist.all_reduce(sums)
         metrics = {f"{metric_key_prefix}_loss": (sums[0] / sums[1]).item()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.evaluation_seconds += time.perf_counter() - started
         return metrics
 

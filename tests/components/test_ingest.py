@@ -112,7 +112,8 @@ def test_csv_rejects(tmp_path: Path, capfd: pytest.CaptureFixture[str], raw: byt
 
 
 def test_json_rejects(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    rows = [GOOD, SECRET, row(response=7), row(response="\ud800"), row(context=None), row(response=None), [], None]
+    valid = {**GOOD, "instruction": "Another.", "context": None}
+    rows: list[Any] = [GOOD, SECRET, row(response=7), row(response="\ud800"), valid, row(response=None), [], None]
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     expected = [(2, "not_an_object"), (3, "wrong_type"), (4, "invalid_text"), (6, "missing_field")]
@@ -152,9 +153,7 @@ def _assert_rejected(
     assert result.metrics["rejected"] == Counter(reason for _, reason in expected)
     assert len(result.records) == result.metrics["records"] == kept
     printed = "".join(capfd.readouterr())
-    if expected and kept == 1:
-        assert SECRET not in json.dumps(result.records)
-    assert SECRET not in printed + json.dumps(result.rejects) + json.dumps(result.metrics)
+    assert SECRET not in printed + json.dumps([result.records, result.rejects, result.metrics])
 
 
 @pytest.mark.parametrize(
@@ -163,6 +162,7 @@ def _assert_rejected(
         ("rows.jsonl", json.dumps(GOOD).encode() + b"\n", [line(response=1), line(response=2), b"{"]),
         ("rows.csv", HEADER + GOOD_CSV, [b"a,b", b"c,d", b'"a"x,b']),
     ],
+    ids=["jsonl", "csv"],
 )
 def test_digests_tell_rejected_rows_apart(tmp_path: Path, name: str, good: bytes, rows: list[bytes]) -> None:
     path = tmp_path / name

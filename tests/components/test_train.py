@@ -243,7 +243,9 @@ def test_the_global_batch_does_not_depend_on_the_ranks() -> None:
 
 def test_the_deepspeed_configuration_follows_precision_and_stage(tmp_path: Path) -> None:
     def config(**values: Any) -> dict[str, Any]:
-        paths = {name: tmp_path / name for name in ("train", "test", "tokenizer", "model", "curves", "metrics")}
+        paths: dict[str, Any] = {
+            name: tmp_path / name for name in ("train", "test", "tokenizer", "model", "curves", "metrics")
+        }
         return deepspeed_config(TrainConfig(**paths, base_model="x", **values))
 
     assert config(precision="bf16")["bf16"] == {"enabled": True}

@@ -64,7 +64,7 @@ def test_the_registered_model_loads_stops_and_carries_its_papers(trained: Path) 
 
 
 def test_no_record_text_stands_in_logs_or_papers(trained: Path, dolly: Path) -> None:
-    """A response of the dataset, long enough to be no accident, stands in no log, JSON or page of a run without samples."""
+    """A response long enough to be no accident stands in no log, JSON or page of a run without samples."""
     texts = [json.loads(line)["response"][:60] for line in dolly.read_text(encoding="utf-8").splitlines()[:500]]
     telling = [text for text in texts if len(text) == 60]
     assert len(telling) > 200
