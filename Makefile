@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test check format compile clean
+.PHONY: help setup demo test check format generate clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,10 +21,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup ## run the pipeline on the bundled data and model
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pipeline.demo
+	$(BIN)/python -m pipeline.demo
 
 test: setup ## run the tests: offline, warnings are errors
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: setup ## lint, types, import contracts, YAML
 	$(BIN)/ruff check .
@@ -37,8 +37,9 @@ format: setup ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-compile: setup ## compile the pipeline to pipeline/private_llm.yaml
+generate: setup ## renew what is generated: pipeline/private_llm.yaml and the README's table
 	$(BIN)/python -m pipeline.compile
+	$(BIN)/python -m pipeline.docs
 
 clean: ## remove the environment and what runs left
 	rm -rf $(VENV) runs build *.egg-info

@@ -123,6 +123,17 @@ class Parameters:
         )
 
 
+def allowed(entry: "Field[Any]") -> str:
+    """What a parameter may be, in Markdown."""
+    if entry.type is bool:
+        return "`true`, `false`"
+    if entry.metadata["choices"]:
+        return ", ".join(f"`{choice}`" for choice in entry.metadata["choices"])
+    kind = {str: "text", int: "whole number", float: "number"}[entry.type]  # type: ignore[index]
+    limits = _limits(entry)
+    return f"{kind},{limits}" if limits else kind
+
+
 def _known(cls: type[Parameters], values: dict[str, Any]) -> dict[str, Any]:
     for name in values:
         _field(cls, name)

@@ -95,9 +95,9 @@ def stories() -> Path:
 
 @pytest.fixture(scope="session")
 def dolly_slice(dolly: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 500 records of databricks-dolly-15k, in a file that may be changed."""
-    path = tmp_path_factory.mktemp("data") / "dolly500.jsonl"
-    path.write_bytes(b"".join(dolly.read_bytes().splitlines(keepends=True)[:500]))
+    """The first 300 records of databricks-dolly-15k, in a file that may be changed."""
+    path = tmp_path_factory.mktemp("data") / "dolly300.jsonl"
+    path.write_bytes(b"".join(dolly.read_bytes().splitlines(keepends=True)[:300]))
     return path
 
 
@@ -109,7 +109,7 @@ def trained_arguments(dolly_slice: Path, stories: Path) -> list[str]:
         f"dataset={dolly_slice}",
         f"base_model={stories}",
         "license=cc-by-sa-3.0",
-        "epochs=3",
+        "epochs=2",
         "learning_rate=2e-3",
         "warmup_steps=5",
         "precision=fp32",

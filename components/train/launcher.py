@@ -24,7 +24,9 @@ def torchrun(module_arguments: list[str], processes: int, error_file: Path) -> N
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command += ["-m", "components.train", *module_arguments]
+    tools = str(Path(sys.executable).parent)  # DeepSpeed calls ninja, which is installed beside Python
     environment = os.environ | {
+        "PATH": os.pathsep.join([tools, os.environ.get("PATH", "")]),
         "TORCHELASTIC_ERROR_FILE": str(error_file),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // processes)),
         "TOKENIZERS_PARALLELISM": "false",

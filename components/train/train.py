@@ -12,8 +12,9 @@ from components import code_digest
 from components.errors import ParameterError
 from components.models import MODEL_FILES
 from components.records import canonical_json, count_rows, digest, path_digest, read_json
+from components.rendering import load_tokenizer
 from components.sources import Pinned, fetch
-from components.train.config import TRAINING_PARAMETERS, TrainConfig
+from components.train.config import NO_NEW_TOKENS, TRAINING_PARAMETERS, TrainConfig
 from components.train.launcher import torchrun
 
 
@@ -39,6 +40,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     print(f"train: {rows} rows, {processes} process{'es' if processes > 1 else ''} on {'GPU' if cuda else 'CPU'}")
     # fetched once, here; every rank then reads the folder
     folder = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model", MODEL_FILES)
+    refuse_new_tokens_in_parts(config, folder)
     # A retried or repeated run of the same training finds its checkpoints; another training never does.
     checkpoints = config.checkpoints / training_key(config, processes) if config.checkpoints else None
     local = replace(config, base_model=str(folder), nproc_per_node=processes, checkpoints=checkpoints)
@@ -56,6 +58,13 @@ def train(config: TrainConfig) -> dict[str, float]:
         f"{metrics['tokens_per_second']:.0f} tokens/s"
     )
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def refuse_new_tokens_in_parts(config: TrainConfig, folder: Path) -> None:
+    """Raises ParameterError when adapters should train new tokens under ZeRO-3."""
+    if config.method == "lora" and config.zero_stage == 3:
+        if len(load_tokenizer(config.tokenizer)) > len(load_tokenizer(folder)):
+            raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
 
 
 def training_key(config: TrainConfig, processes: int) -> str:

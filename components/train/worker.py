@@ -10,13 +10,12 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-from components.errors import ParameterError
 from components.models import load_model, whole
 from components.records import write_json
 from components.rendering import Renderer, load_tokenizer
 from components.train.batches import Rows
 from components.train.checkpoints import MarkComplete, newest_complete
-from components.train.config import NO_NEW_TOKENS, TrainConfig
+from components.train.config import TrainConfig
 from components.train.deepspeed import deepspeed_config
 from components.train.trainer import ExactTrainer, Progress
 
@@ -116,9 +115,6 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
 def add_adapters(model: Any, config: TrainConfig, new_tokens: list[int]) -> Any:
     """LoRA on every linear layer; the rows of new tokens, such as Dolly's stop token, are trained as well."""
     from peft import LoraConfig, get_peft_model
-
-    if new_tokens and config.zero_stage == 3:
-        raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
 
     lora = LoraConfig(
         r=config.lora_rank,

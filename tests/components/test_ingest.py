@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.errors import DataError
+from components.errors import DataError, ParameterError, UserError
 from components.ingest.ingest import ingest
 from components.records import path_digest, read_json, read_table, record_id
 from components.sources import pin
@@ -373,6 +373,14 @@ def test_too_many_rejects_fail_and_name_the_reasons(tmp_path: Path, capfd: pytes
     assert SECRET not in str(caught.value) + "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_of_rejects_that_is_none_is_named(tmp_path: Path, share: float) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [GOOD, 7])
+    with pytest.raises(ParameterError) as caught:
+        run(path, max_reject_fraction=share)
+    _assert_one_line(caught.value, f"max_reject_fraction={share:g}")
+
+
 def test_bytes_that_changed_since_resolve_are_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [GOOD])
     digest = pin(str(path), "dataset").digest
@@ -416,7 +424,7 @@ def test_dolly_15k(dolly: Path, tmp_path: Path) -> None:
     assert len({record["id"] for record in result.records}) == 14811
 
 
-def _assert_one_line(error: DataError, *named: str) -> None:
+def _assert_one_line(error: UserError, *named: str) -> None:
     message = str(error)
     assert "\n" not in message
     assert [name for name in named if name not in message] == []

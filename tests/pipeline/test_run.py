@@ -30,7 +30,7 @@ def cached(output: Path) -> dict[str, bool]:
 def test_tuning_lowers_perplexity_by_a_third_and_the_summary_tells_all(trained: Path) -> None:
     result = summary(trained)
     records = result["records"]
-    assert records["in"] == 500
+    assert records["in"] == 300
     assert records["in"] == records["rejected"] + records["removed"] + records["train"] + records["test"]
     assert result["tuned"]["perplexity"] < result["base"]["perplexity"] * 2 / 3
     assert result["champion"] is None
@@ -65,9 +65,9 @@ def test_the_registered_model_loads_stops_and_carries_its_papers(trained: Path) 
 
 def test_no_record_text_stands_in_logs_or_papers(trained: Path, dolly: Path) -> None:
     """A response long enough to be no accident stands in no log, JSON or page of a run without samples."""
-    texts = [json.loads(line)["response"][:60] for line in dolly.read_text(encoding="utf-8").splitlines()[:500]]
+    texts = [json.loads(line)["response"][:60] for line in dolly.read_text(encoding="utf-8").splitlines()[:300]]
     telling = [text for text in texts if len(text) == 60]
-    assert len(telling) > 200
+    assert len(telling) > 100
     files = [path for path in trained.rglob("*") if path.suffix in (".log", ".json", ".html", ".md")]
     content = "".join(path.read_text(encoding="utf-8") for path in files if "tokenizer" not in path.name)
     assert not any(text in content for text in telling)
@@ -92,15 +92,15 @@ def test_a_changed_byte_behind_the_same_path_runs_what_depends_on_it_and_meets_t
     original = data.read_bytes()
     try:
         data.write_bytes(original.replace(b"e", b"E", 1))
-        fewer = [argument.replace("epochs=3", "epochs=1") for argument in trained_arguments]
+        fewer = [argument.replace("epochs=2", "epochs=0.5") for argument in trained_arguments]
         changed = run(trained.parent / "changed", *fewer)
     finally:
         data.write_bytes(original)
     assert changed.returncode == 0, changed.stdout + changed.stderr
     assert cached(trained.parent / "changed") == dict.fromkeys(STEPS, False)
     result = summary(trained.parent / "changed")
-    assert result["champion"]["perplexity"] == pytest.approx(summary(trained)["tuned"]["perplexity"], rel=0.2)
-    # one epoch is worse than the champion's three: rejected, not registered, and the run does not fail
+    assert result["champion"]["perplexity"] == pytest.approx(summary(trained)["tuned"]["perplexity"], rel=0.3)
+    # half an epoch is worse than the champion's two: rejected, not registered, and the run does not fail
     assert result["gate"]["verdict"] == "rejected"
     assert any("falls behind the champion" in reason for reason in result["gate"]["reasons"])
     assert result["registered"] is None
@@ -129,11 +129,12 @@ def test_a_run_that_failed_late_resumes_from_the_steps_that_succeeded(
         "precision=fp32",
         "nproc_per_node=2",
         "zero_stage=2",
+        "gradient_checkpointing=false",
     ]
     failed = run(tmp_path / "run", *arguments, "learning_rate=1e30")
     assert failed.returncode == 1
     assert "step train failed: training failed: " in failed.stderr
-    mended = run(tmp_path / "run", *arguments, "learning_rate=1e-3", "epochs=0.2")
+    mended = run(tmp_path / "run", *arguments, "learning_rate=1e-3", "epochs=0.5")
     assert mended.returncode == 0, mended.stdout + mended.stderr
     assert [name for name, hit in cached(tmp_path / "run").items() if hit] == ["ingest", "tokenize", "split"]
 
