@@ -62,9 +62,9 @@ def train(config: TrainConfig) -> dict[str, float]:
 
 def refuse_new_tokens_in_parts(config: TrainConfig, folder: Path) -> None:
     """Raises ParameterError when adapters should train new tokens under ZeRO-3."""
-    if config.method == "lora" and config.zero_stage == 3:
-        if len(load_tokenizer(config.tokenizer)) > len(load_tokenizer(folder)):
-            raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
+    in_parts = config.method == "lora" and config.zero_stage == 3
+    if in_parts and len(load_tokenizer(config.tokenizer)) > len(load_tokenizer(folder)):
+        raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
 
 
 def training_key(config: TrainConfig, processes: int) -> str:
