@@ -5,12 +5,13 @@ prompt is encoded exactly as a server encodes it, and the answer behind it, so t
 known and nobody searches for marker tokens later. Text never encodes to a control token.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.errors import ModelError, PipelineError
+from components.errors import ModelError
 
 TEMPLATES = ("dolly", "base")
 # databrickslabs/dolly: these three are single tokens, and only they may end or open a section.
@@ -65,6 +66,8 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"base_model: no tokenizer in {folder}: {str(error).splitlines()[0]}") from error
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # transformers makes an empty one where there is none
+        raise ModelError(f"base_model: no tokenizer in {folder}: a tokenizer.json is needed")
     if not tokenizer.is_fast:
         raise ModelError(f"base_model: {folder} has a slow tokenizer; a tokenizer.json is needed")
     return tokenizer
@@ -118,8 +121,8 @@ class Renderer:
                 "template: its prompt is not a prefix of the whole conversation, so no answer can be learned from it"
             )
         self.stop = self._stop(closing)
-        self.controls_in_prompt = self._count(self._encode([prompt])[0])
-        self.controls_in_targets = self._count(self._encode([self.opening + PROBE + self.stop])[0])
+        self.controls_in_prompt = self._controls(self._encode([prompt])[0])
+        self.controls_in_targets = self._controls(self._encode([self.opening + PROBE + self.stop])[0])
 
     @property
     def stop_id(self) -> int:
@@ -138,16 +141,25 @@ class Renderer:
         return [self._checked(*row) for row in zip(records, users, prompts, targets, strict=True)]
 
     def _checked(self, record: dict[str, Any], user: str, prompt: list[int], target: list[int]) -> Encoded:
-        """The row, with text that was taken for a control token encoded once more, as text."""
-        forged_prompt = self._count(prompt) != self.controls_in_prompt
-        forged_target = self._count(target) != self.controls_in_targets
-        if forged_prompt:
-            prompt = self._around(self.before, user, self.after)
-        if forged_target:
-            target = self._around(self.opening, record["response"], self.stop)
-        if self._count(prompt) + self._count(target) != self.controls_in_prompt + self.controls_in_targets:
-            raise PipelineError(f"record {record['id']}: its text still encodes to a control token; please report this")
+        prompt, forged_prompt = self._as_text(prompt, self.controls_in_prompt, self.before, user, self.after)
+        target, forged_target = self._as_text(
+            target, self.controls_in_targets, self.opening, record["response"], self.stop
+        )
         return Encoded(input_ids=prompt + target, loss_start=len(prompt), neutralised=forged_prompt or forged_target)
+
+    def _as_text(
+        self, ids: list[int], expected: Counter[int], before: str, text: str, after: str
+    ) -> tuple[list[int], bool]:
+        """The ids, with text that was taken for a control token encoded once more, as text; and whether it was."""
+        found = self._controls(ids)
+        if found == expected:
+            return ids, False
+        plain = self._plain(text)
+        # what the vocabulary lacks encodes to the unknown token, which is special too but no forgery
+        if found <= expected + self._controls(plain):
+            return ids, False
+        head, tail = self._encode([before, after])
+        return [*head, *plain, *tail], True
 
     def _prompts(self, users: list[str]) -> list[str]:
         conversations = [_conversation(user) for user in users]
@@ -165,19 +177,26 @@ class Renderer:
             raise ModelError("template: nothing ends an answer, and the tokenizer has no end-of-text token")
         return closing + str(self.tokenizer.eos_token)
 
-    def _around(self, before: str, text: str, after: str) -> list[int]:
-        head, tail = self._encode([before, after])
-        plain = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return [*head, *plain, *tail]
-
     def _encode(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(
             texts, add_special_tokens=False, split_special_tokens=False, return_attention_mask=False, verbose=False
         )["input_ids"]
         return ids
 
-    def _count(self, ids: list[int]) -> int:
-        return sum(map(self.control.__contains__, ids))
+    def _plain(self, text: str) -> list[int]:
+        """The ids of a text as text alone; some vocabularies hold a control token as a piece, which is spelled then."""
+        tokenizer = self.tokenizer
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        held = self.control - {tokenizer.unk_token_id}
+        return [part for index in ids for part in (self._spelled(index) if index in held else [index])]
+
+    def _spelled(self, index: int) -> list[int]:
+        model = self.tokenizer.backend_tokenizer.model
+        name = self.tokenizer.convert_ids_to_tokens(index)
+        return [token.id for character in name for token in model.tokenize(character)]
+
+    def _controls(self, ids: list[int]) -> Counter[int]:
+        return Counter(index for index in ids if index in self.control)
 
 
 def _conversation(user: str, answer: str | None = None) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
+from urllib.parse import unquote
 
 from components.errors import DataError, ModelError, UserError
 from components.records import canonical_json, path_digest
@@ -52,7 +53,9 @@ def where(uri: str) -> Literal["local", "hub", "remote"]:
 
 def local_path(uri: str) -> Path:
     """The absolute path of a local source."""
-    return Path(uri.removeprefix("file://")).expanduser().absolute()
+    if uri.startswith("file://"):
+        uri = unquote(uri.removeprefix("file://"))
+    return Path(uri).expanduser().absolute()
 
 
 def check_local(uri: str, kind: Kind) -> None:

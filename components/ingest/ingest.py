@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components import progress
-from components.errors import DataError
+from components.errors import DataError, ParameterError
 from components.ingest.readers import Row, read_rows
 from components.records import (
     RECORDS,
@@ -52,8 +52,11 @@ def ingest(
         The counts that a run is judged by: rows, records, rejected, removed.
 
     Raises:
+        ParameterError: max_reject_fraction is no share.
         DataError: unreadable, changed since it was resolved, no valid record, or too many rejects.
     """
+    if not 0 <= max_reject_fraction <= 1:
+        raise ParameterError(f"max_reject_fraction={max_reject_fraction:g} must be a share from 0 to 1")
     pinned = pin(dataset, "dataset")
     if dataset_digest and pinned.digest != dataset_digest:
         raise DataError(f"dataset: {dataset} changed after it was resolved; start the run again")

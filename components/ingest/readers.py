@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,21 +57,56 @@ def _json(path: Path) -> Iterator[Row]:
         yield Row(position, value, _digest(canonical_json(value).encode("utf-8", "surrogatepass")))
 
 
+class _Lines:
+    """The lines of a file, and which of them have been read since the last row."""
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self._lines = iter(file)
+        self._number = 0
+        self._pending: list[tuple[int, str]] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self._number += 1
+        if self._pending or line.strip("\r\n"):  # a row begins with the first line that is not empty
+            self._pending.append((self._number, line))
+        return line
+
+    def take(self) -> tuple[int, bytes]:
+        """Where the row that was just read begins, and its raw form."""
+        position = self._pending[0][0]
+        raw = "".join(line for _, line in self._pending).encode("utf-8", "surrogateescape")
+        self._pending = []
+        return position, raw
+
+
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        lines = _Lines(file)
+        reader = csv.reader(lines, strict=True)
+        header: list[str] | None = None
         while True:
             try:
-                value: Any = next(reader, None)
+                cells = next(reader, None)
             except csv.Error:
-                value = Reject.WRONG_TYPE
-            if value is None:
+                position, raw = lines.take()
+                yield Row(position, Reject.WRONG_TYPE, _digest(raw.strip()))
+                continue
+            if cells is None:
                 return
-            if isinstance(value, dict) and (None in value or None in value.values()):
-                value = Reject.WRONG_TYPE  # more or fewer cells than the header has
-            raw = repr(value).encode("utf-8", "surrogatepass")
-            yield Row(reader.line_num, value, _digest(raw))
+            if not cells:
+                continue
+            position, raw = lines.take()
+            if header is None:
+                header = cells
+                continue
+            # more or fewer cells than the header has are no record
+            value: Any = dict(zip(header, cells, strict=True)) if len(cells) == len(header) else Reject.WRONG_TYPE
+            yield Row(position, value, _digest(raw.strip()))
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -82,11 +117,30 @@ def _parquet(path: Path) -> Iterator[Row]:
         with pq.ParquetFile(path) as file:
             position = 0
             for batch in file.iter_batches(batch_size=1024):
-                for value in batch.to_pylist():
+                for value, raw in _values(batch):
                     position += 1
-                    yield Row(position, value, _digest(repr(value).encode("utf-8", "surrogatepass")))
-    except pa.ArrowException as error:
+                    yield Row(position, value, _digest(raw))
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"dataset: {path.name} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _values(batch: Any) -> Iterator[tuple[Any, bytes]]:
+    """A batch's rows and their raw form, one by one where one of them is not UTF-8."""
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError:
+        rows = None
+    if rows is not None:
+        for value in rows:
+            yield value, repr(value).encode("utf-8", "surrogatepass")
+        return
+    for index in range(batch.num_rows):
+        row = batch.slice(index, 1)
+        try:
+            value = row.to_pylist()[0]
+            yield value, repr(value).encode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            yield Reject.INVALID_TEXT, row.serialize().to_pybytes()
 
 
 def _hub(name: str) -> Iterator[Row]:

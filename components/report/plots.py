@@ -1,6 +1,7 @@
 """Plots as SVG text to stand inside a page. Colours follow the page's, in light and dark."""
 
 import io
+import warnings
 from typing import Any
 
 import matplotlib
@@ -11,7 +12,15 @@ from matplotlib.figure import Figure
 
 COLOURS = ("#1f6feb", "#d9822b", "#2da44e")
 # Set once: ids that do not change from run to run, text that stays text, no date in the file.
-plt.rcParams.update({"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9})
+plt.rcParams.update(
+    {
+        "svg.hashsalt": "report",
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "text.parse_math": False,
+    }
+)
 
 
 def curve(history: list[dict[str, float]]) -> str:
@@ -70,9 +79,15 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
+    with warnings.catch_warnings():
+        # the reader's fonts draw the text, not ours
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     plt.close(figure)
     svg = buffer.getvalue()
     # only the drawing: a page needs no XML declaration; black becomes the page's own text colour

@@ -79,7 +79,7 @@ def test_fraction(test_size: float) -> float:
     """
     if 0 < test_size < 1:
         return test_size
-    if test_size >= 1 and test_size == int(test_size):
+    if test_size >= 1 and float(test_size).is_integer():
         return NUMBER_FRACTION
     raise ParameterError(f"test_size={test_size:g} is neither a fraction between 0 and 1 nor a whole number of records")
 
