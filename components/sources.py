@@ -58,8 +58,12 @@ def local_path(uri: str) -> Path:
     return Path(uri).expanduser().absolute()
 
 
-def check_local(uri: str, kind: Kind) -> None:
-    """Raises, naming the path, when a local source is not there or is not what its kind needs. Asks no network."""
+def check_local(uri: str, kind: Kind, *, weights: bool = True) -> None:
+    """Raises, naming the path, when a local source is not there or is not what its kind needs. Asks no network.
+
+    Args:
+        weights: whether a model must have its weights, and not only its tokenizer.
+    """
     if where(uri) != "local":
         return
     path = local_path(uri)
@@ -70,6 +74,8 @@ def check_local(uri: str, kind: Kind) -> None:
         )
     if kind == "model" and not (path / "config.json").is_file():
         _fail(kind, f"{path} is not a model folder: it has no config.json")
+    if kind == "model" and weights and not any(path.glob("*.safetensors")):
+        _fail(kind, f"{path} has no weights in safetensors; save the model again with save_pretrained")
     if kind == "dataset" and not (path.is_file() and path.name.lower().endswith(DATA_SUFFIXES)):
         _fail(kind, f"{path} is not a data file; allowed: {', '.join(DATA_SUFFIXES)}")
 
@@ -101,7 +107,7 @@ def fetch(pinned: Pinned, kind: Kind, patterns: list[str] | None = None) -> Path
     """
     match where(pinned.uri):
         case "local":
-            check_local(pinned.uri, kind)
+            check_local(pinned.uri, kind, weights=False)
             return local_path(pinned.uri)
         case "hub":
             from huggingface_hub import snapshot_download

@@ -71,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     except PipelineError as error:
         print(f"run: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("run: interrupted; the same command goes on from the last finished step", file=sys.stderr)
+        return 130
     show(summary, settings.parameters, arguments.output)
     return 0
 

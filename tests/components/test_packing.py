@@ -1,14 +1,18 @@
 """Rows laid end to end must give each target the loss that it has alone, whatever the model's attention."""
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import (
+    BloomConfig,
+    FalconConfig,
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     OPTConfig,
@@ -17,6 +21,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from components.errors import ModelError
+from components.models import load_model
 from components.packing import attention_for, flatten, register_attention, target_nll
 
 SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -83,6 +89,22 @@ def test_a_model_that_needs_more_than_a_causal_mask_is_not_given_row_attention()
     assert attention_for(CONFIGS["mistral, sliding window"]) == "eager"
     assert attention_for(CONFIGS["gemma2, soft cap"]) == "eager"
     assert attention_for(CONFIGS["llama"]) == "rows"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BloomConfig(vocab_size=128, hidden_size=32, n_layer=1, n_head=4),
+        FalconConfig(vocab_size=128, hidden_size=32, num_hidden_layers=1, num_attention_heads=4),
+        Lfm2Config(**FEW_HEADS, layer_types=["conv", "full_attention"]),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_whose_rows_would_see_each_other_is_refused(config: Any, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"^base_model: .*") as error:
+        load_model(tmp_path, 128, torch.float32)
+    assert "\n" not in str(error.value)
 
 
 def test_no_rows_give_a_loss_of_nothing() -> None:

@@ -28,6 +28,7 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(b"weights")
     return folder
 
 
@@ -113,7 +114,7 @@ def test_a_file_uri_may_be_percent_encoded(tmp_path: Path) -> None:
 def test_a_local_model_is_pinned_by_all_its_files(model: Path) -> None:
     pinned = pin(str(model), "model")
     assert fetch(pinned, "model") == model
-    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "model.safetensors").write_bytes(b"other weights")
     assert pin(str(model), "model").digest != pinned.digest
 
 

@@ -10,7 +10,7 @@ from pipeline.parameters import Parameters
 
 def test_texts_become_values_over_a_profile() -> None:
     parameters = Parameters.parse(
-        {"epochs": "3", "gradient_checkpointing": "False", "seed": "7"}, {"seed": 1, "method": "lora"}
+        {"epochs": "3", "gradient_checkpointing": "False", "seed": "7"}, {"seed": 1, "method": "lora", "zero_stage": 2}
     )
     assert (parameters.epochs, parameters.gradient_checkpointing, parameters.seed, parameters.method) == (
         3.0,
@@ -32,6 +32,10 @@ def test_texts_become_values_over_a_profile() -> None:
         ({"method": "qlora"}, "method='qlora' is not allowed; it must be one of full, lora"),
         ({"zero_stage": "4"}, "zero_stage=4 is not allowed; it must be one of 0, 1, 2, 3"),
         ({"include_samples": "yes"}, "include_samples='yes' must be true or false"),
+        ({"model_name": ""}, "model_name must not be empty"),
+        ({"test_size": "1.5"}, "test_size=1.5 is neither a fraction"),
+        ({"columns": "question"}, "columns: 'question' is not field=column"),
+        ({"method": "lora"}, "zero_stage=3 is not allowed with method=lora and template=dolly"),
         ({"license": 'a"b'}, "text without quotes, backslashes and line breaks"),
     ],
 )
