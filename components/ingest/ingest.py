@@ -52,7 +52,7 @@ def ingest(
         The counts that a run is judged by: rows, records, rejected, removed.
 
     Raises:
-        ParameterError: max_reject_fraction is no share.
+        ParameterError: max_reject_fraction is no share, or columns is not field=column pairs.
         DataError: unreadable, changed since it was resolved, no valid record, or too many rejects.
     """
     if not 0 <= max_reject_fraction <= 1:
@@ -84,13 +84,13 @@ def parse_columns(columns: str) -> dict[str, str]:
     """`field=column,…` as a mapping for every field.
 
     Raises:
-        DataError: it is not of this form, or names an unknown field.
+        ParameterError: it is not of this form, or names an unknown field.
     """
     mapping = {field: field for field in FIELDS}
     for pair in filter(None, (part.strip() for part in columns.split(","))):
         field, separator, column = (part.strip() for part in pair.partition("="))
         if not separator or not column or field not in FIELDS:
-            raise DataError(f"columns: {pair!r} is not field=column; fields are {', '.join(FIELDS)}")
+            raise ParameterError(f"columns: {pair!r} is not field=column; fields are {', '.join(FIELDS)}")
         mapping[field] = column
     return mapping
 

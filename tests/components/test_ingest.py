@@ -354,7 +354,7 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
 )
 def test_a_bad_mapping_of_columns_is_named(tmp_path: Path, columns: str) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [GOOD])
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ParameterError) as caught:
         run(path, columns=columns)
     _assert_one_line(caught.value, "columns", repr(columns), "instruction, context, response, category")
 
