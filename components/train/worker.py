@@ -51,6 +51,10 @@ def work(config: TrainConfig) -> None:
         print(f"train: resuming from {resumed}", flush=True)
     trainer.train(resume_from_checkpoint=resumed)
     seconds = time.perf_counter() - begun - trainer.evaluation_seconds
+    sizes = {
+        "parameters": parameter_count(trainer.model),
+        "trainable_parameters": parameter_count(trainer.model, trainable=True),
+    }
     save(trainer, tokenizer, config)
     tokens = torch.tensor([trainer.tokens_seen], dtype=torch.int64, device=arguments.device)
     if arguments.world_size > 1:
@@ -68,8 +72,7 @@ def work(config: TrainConfig) -> None:
                 "tokens_per_second": int(tokens.item()) / seconds,
                 "train_seconds": seconds,
                 "startup_seconds": begun - started,
-                "parameters": parameter_count(trainer.model),
-                "trainable_parameters": parameter_count(trainer.model, trainable=True),
+                **sizes,
                 "world_size": arguments.world_size,
                 "device": arguments.device.type,
             },
@@ -102,6 +105,7 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         logging_nan_inf_filter=False,
         eval_strategy="steps" if config.eval_steps else "epoch",
         eval_steps=config.eval_steps or None,
+        eval_on_start=True,  # the held-out curve begins with the base model
         save_strategy="steps" if config.checkpoints else "no",
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,

@@ -1,5 +1,13 @@
 """The registry on MLflow's embedded store: idempotent, complete, one line when it cannot be reached."""
 
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,3 +107,40 @@ def test_an_alias_that_somebody_moved_stays_where_it_was_moved(address: str, fol
     assert champion.number == first.number
     assert store.holds("r2")
     assert not store.holds("r3")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server that keeps the artifacts itself, as one on a cluster does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/kept"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, start_new_session=True, **quiet) as process:
+        try:
+            while not answers(port):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    pytest.fail(f"the server ended with {process.wait(timeout=0.2)}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def test_a_server_keeps_the_version_and_gives_it_back(server: str, folder: Path) -> None:
+    store = Registry(server, "m")
+    assert store.champion() is None
+    version, created = store.register(key="k1", folders=[folder], params={"a": 1}, metrics={"b": 2.0}, tags={})
+    again, created_again = store.register(key="k1", folders=[folder], params={"a": 1}, metrics={"b": 2.0}, tags={})
+    assert (created, created_again, again) == (True, False, version)
+    assert version.source.startswith("mlflow-artifacts:/")
+    assert (store.download(version) / "model.safetensors").read_bytes() == b"weights"

@@ -140,6 +140,8 @@ def test_a_killed_training_resumes_to_the_same_weights(prepared: Path, stories: 
 def test_lora_learns_the_stop_token_and_saves_whole_weights(prepared: Path, stories: Path, tmp_path: Path) -> None:
     finished = run(prepared, stories, tmp_path, method="lora", precision="bf16", nproc_per_node=2, learning_rate="1e-2")
     assert finished.returncode == 0, finished.stdout + finished.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert 0 < metrics["trainable_parameters"] < metrics["parameters"]
     saved, base = weights(tmp_path), load_file(stories / "model.safetensors")
     assert saved["model.embed_tokens.weight"].shape[0] == base["model.embed_tokens.weight"].shape[0] + 3
     assert not any("lora" in name for name in saved)
