@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test check format generate clean
+.PHONY: help setup demo test check format bench generate clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ check: setup ## lint, types, import contracts, YAML
 format: setup ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup ## measure us against a baseline: make bench NAME=train
+	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 generate: setup ## renew what is generated: pipeline/private_llm.yaml and the README's table
 	$(BIN)/python -m pipeline.compile

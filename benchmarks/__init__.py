@@ -1,0 +1,1 @@
+"""Each measures us and a baseline side by side in one run and prints ratios."""
