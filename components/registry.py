@@ -7,6 +7,7 @@ its `key` tag, so registering the same thing twice makes one version.
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from components.errors import ParameterError, RegistryError
 
@@ -33,7 +34,11 @@ class Version:
 
 
 def check_address(address: str) -> None:
-    """Raises ParameterError unless the address has a scheme that is supported."""
+    """Raises ParameterError unless the address has a scheme that is supported and holds no secret."""
+    if "@" in urlsplit(address).netloc:  # it would stand in parameters, YAML and logs
+        raise ParameterError(
+            "registry holds a user name or password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
     if not address.startswith(SCHEMES):
         raise ParameterError(
             f"registry={address!r} is not an address; allowed: {', '.join(scheme + '…' for scheme in SCHEMES)}"

@@ -88,6 +88,12 @@ def test_an_address_of_another_kind_is_refused(address: str) -> None:
         check_address(address)
 
 
+def test_an_address_with_a_password_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ParameterError, match="MLFLOW_TRACKING_PASSWORD") as error:
+        check_address("https://me:hunter2@mlflow.example.org")
+    assert "hunter2" not in str(error.value)
+
+
 def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError, match=r"registry http://127\.0\.0\.1:9: cannot open the experiment") as error:
