@@ -135,6 +135,8 @@ def add_adapters(model: Any, config: TrainConfig, new_tokens: list[int]) -> Any:
 def save(trainer: ExactTrainer, tokenizer: Any, config: TrainConfig) -> None:
     """Writes the model as safetensors in the training's precision, with its tokenizer and its stop token."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if config.zero_stage == 3:
+        trainer.model_wrapped.empty_partition_cache()  # waits for what the last forward pass has prefetched
     if config.method == "full":
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered on rank 0 under ZeRO-3
     else:
