@@ -32,6 +32,7 @@ def work(config: TrainConfig) -> None:
     deepspeed.init_distributed("nccl" if arguments.device.type == "cuda" else "gloo", verbose=False)
     tokenizer = load_tokenizer(config.tokenizer)
     folder = Path(config.base_model)  # fetched by whoever started the ranks
+    transformers.set_seed(config.seed)  # adapters start at random, before Trainer sets its own seed
     model = load_model(folder, len(tokenizer), DTYPES[config.precision])
     if config.method == "lora":
         model = add_adapters(model, config, list(range(len(load_tokenizer(folder)), len(tokenizer))))

@@ -155,6 +155,16 @@ def test_lora_learns_the_stop_token_and_saves_whole_weights(prepared: Path, stor
     assert generation["eos_token_id"] == added["### End"]
 
 
+def test_the_same_seed_gives_the_same_weights(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    arguments = {"method": "lora", "nproc_per_node": 2, "epochs": "0.3", "learning_rate": "1e-2"}
+    for name, seed in (("one", 7), ("again", 7), ("other", 8)):
+        finished = run(prepared, stories, tmp_path / name, seed=seed, **arguments)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    one, again, other = (weights(tmp_path / name) for name in ("one", "again", "other"))
+    assert all(torch.equal(again[key], weight) for key, weight in one.items())
+    assert not all(torch.equal(other[key], weight) for key, weight in one.items())
+
+
 def test_lora_under_zero_3_saves_whole_weights(dolly: Path, chat_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
