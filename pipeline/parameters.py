@@ -7,6 +7,7 @@ from typing import Any
 from components.errors import ParameterError
 from components.evaluate.evaluate import PRECISIONS as EVAL_PRECISIONS
 from components.ingest.ingest import parse_columns
+from components.registry import check_address
 from components.rendering import TEMPLATES
 from components.split.split import test_fraction
 from components.train.config import METHODS, NO_NEW_TOKENS, PRECISIONS, SCHEDULES
@@ -109,6 +110,8 @@ class Parameters:
             _check(entry, getattr(self, entry.name))
         parse_columns(self.columns)
         test_fraction(self.test_size)
+        if self.registry:  # a local run fills in its own
+            check_address(self.registry)
         for name in ("dataset", "base_model", "model_name"):
             if not getattr(self, name):
                 raise ParameterError(f"{name} must not be empty")

@@ -11,7 +11,6 @@ from typing import Any
 from components import code_digest
 from components.errors import ParameterError, PipelineError
 from components.records import path_digest, write_json
-from components.registry import check_address
 from components.sources import check_local, local_path, where
 from pipeline.local_log import StepFailedError, StepLog
 from pipeline.settings import Settings, load
@@ -108,7 +107,6 @@ def prepare(settings: Settings, output: Path) -> Settings:
         raise ParameterError(f"--output {output} is a file; give a folder")
     shared = shared_folder(output)
     registry = p.registry or f"sqlite:///{output.absolute().parent / 'mlflow.db'}"
-    check_address(registry)
     parameters = replace(
         p,
         dataset=str(local_path(p.dataset)) if where(p.dataset) == "local" else p.dataset,
@@ -133,6 +131,7 @@ def run(settings: Settings, output: Path) -> dict[str, Any]:
 
     shared = shared_folder(output)
     output.mkdir(parents=True, exist_ok=True)
+    (output / "summary.json").unlink(missing_ok=True)  # an earlier run's, which would outlive a failure of this one
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(shared / "artifacts"),

@@ -32,6 +32,7 @@ def test_texts_become_values_over_a_profile() -> None:
         ({"method": "qlora"}, "method='qlora' is not allowed; it must be one of full, lora"),
         ({"zero_stage": "4"}, "zero_stage=4 is not allowed; it must be one of 0, 1, 2, 3"),
         ({"include_samples": "yes"}, "include_samples='yes' must be true or false"),
+        ({"registry": "https://me:secret@host"}, "registry holds a user name or password"),
         ({"model_name": ""}, "model_name must not be empty"),
         ({"test_size": "1.5"}, "test_size=1.5 is neither a fraction"),
         ({"columns": "question"}, "columns: 'question' is not field=column"),

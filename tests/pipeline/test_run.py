@@ -108,6 +108,8 @@ def test_a_changed_byte_behind_the_same_path_runs_what_depends_on_it_and_meets_t
 
 def test_a_step_that_fails_is_named_with_its_reason_and_log(stories: Path, tmp_path: Path) -> None:
     data = tmp_path / "bad.jsonl"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").write_text("{}")  # an earlier run's must not pass for this one's
     data.write_text("not json\n" * 5 + '{"instruction": "a", "response": "b"}\n')
     failed = run(tmp_path / "run", "--param", f"dataset={data}", f"base_model={stories}")
     assert failed.returncode == 1
