@@ -159,4 +159,4 @@ def build(settings: Settings) -> Any:
             report=page["page"],
         )
 
-    return as_pipeline(private_llm, settings.parameters)
+    return as_pipeline(private_llm, settings)

@@ -5,30 +5,70 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 from pipeline.parameters import Parameters
-from pipeline.settings import Settings
+from pipeline.settings import Resources, Scheduling, Settings
+
+STEP_LABEL = "private-llm/step"
 
 
 class Placement:
-    """Puts a task into its image and gives it its resources."""
+    """Puts a task into its image and onto its nodes, and hands it its credentials by reference."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def __call__(self, task: dsl.PipelineTask) -> dsl.PipelineTask:
-        task.set_container_image(self._settings.image(task.name))
-        if wanted := self._settings.resources.get(task.name):
-            task.set_cpu_request(wanted.cpu).set_cpu_limit(wanted.cpu)
-            task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)
-            if wanted.gpus:
-                task.set_accelerator_type(wanted.gpu_type).set_accelerator_limit(wanted.gpus)
+        step = task.name
+        task.set_container_image(self._settings.image(step))
+        _restrict(task)
+        if wanted := self._settings.resources.get(step):
+            _ask(task, wanted)
+        _schedule(task, self._settings.scheduling.get(step, Scheduling()))
+        for secret in self._settings.secrets:
+            if step in secret.steps:
+                kubernetes.use_secret_as_env(task, secret.name, {secret.key: secret.env}, optional=secret.optional)
+        if self._settings.image_pull_secrets:
+            kubernetes.set_image_pull_secrets(task, list(self._settings.image_pull_secrets))
+        if self._settings.retries:
+            task.set_retry(
+                self._settings.retries,
+                backoff_duration="60s",
+                backoff_factor=2,
+                # counted from the first attempt's start: KFP's hour would end the retry of a step that takes longer
+                backoff_max_duration=f"{30 * 24 * 3600}s",
+            )
         return task
 
 
-def as_pipeline(story: Callable[[dict[str, Any]], Any], defaults: Parameters) -> Any:
+def _restrict(task: dsl.PipelineTask) -> None:
+    """What PodSecurity's restricted level asks beyond KFP's own defaults, and the label network policies select by."""
+    kubernetes.set_security_context(task, run_as_non_root=True)
+    kubernetes.add_pod_label(task, STEP_LABEL, task.name)
+
+
+def _ask(task: dsl.PipelineTask, wanted: Resources) -> None:
+    task.set_cpu_request(wanted.cpu).set_cpu_limit(wanted.cpu)
+    task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)
+    if wanted.gpus:
+        task.set_accelerator_type(wanted.gpu_type).set_accelerator_limit(wanted.gpus)
+
+
+def _schedule(task: dsl.PipelineTask, nodes: Scheduling) -> None:
+    for label, value in nodes.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for taint in nodes.tolerations:
+        kubernetes.add_toleration(
+            task, key=taint.key, operator=taint.operator, value=taint.value or None, effect=taint.effect or None
+        )
+    if nodes.timeout:
+        kubernetes.set_timeout(task, nodes.timeout)
+
+
+def as_pipeline(story: Callable[[dict[str, Any]], Any], settings: Settings) -> Any:
     """A KFP pipeline whose inputs are the fields of Parameters, with their descriptions and a profile's defaults."""
+    defaults = settings.parameters
 
     def private_llm(*channels: Any) -> Any:
         return story(dict(zip((entry.name for entry in fields(Parameters)), channels, strict=True)))
@@ -47,4 +87,5 @@ def as_pipeline(story: Callable[[dict[str, Any]], Any], defaults: Parameters) ->
     )
     described = [f"    {entry.name}: {entry.metadata['description']}" for entry in fields(Parameters)]
     private_llm.__doc__ = "\n".join([str(story.__doc__), "", "Args:", *described])
-    return dsl.pipeline(name="private-llm", description=story.__doc__)(private_llm)
+    config = dsl.PipelineConfig(ttl_seconds_after_finished=settings.ttl or None)
+    return dsl.pipeline(name="private-llm", description=story.__doc__, pipeline_config=config)(private_llm)

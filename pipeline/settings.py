@@ -1,10 +1,10 @@
 """What an installation chooses once: images, placement, defaults. Loaded from profiles/*.yaml."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parent
 PROFILES = PACKAGE / "profiles"
 STEPS = ("resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report")
 TRAIN_IMAGE_STEPS = ("train", "evaluate")
+EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,81 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Toleration:
+    """A node's taint that a pod puts up with, in Kubernetes' words. Without effect: every effect."""
+
+    key: str
+    operator: str = "Exists"
+    value: str = ""
+    effect: str = ""
+
+    def __post_init__(self) -> None:
+        if self.operator not in ("Exists", "Equal"):
+            raise ParameterError(f"operator={self.operator!r} is not allowed; it must be one of Exists, Equal")
+        if bool(self.value) != (self.operator == "Equal"):
+            raise ParameterError(f"value={self.value!r} does not go with operator {self.operator}; Equal needs one")
+        if self.effect not in ("", *EFFECTS):
+            raise ParameterError(f"effect={self.effect!r} is not allowed; it must be one of {', '.join(EFFECTS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduling:
+    """Which nodes a step may run on, and for how long.
+
+    Args:
+        node_selector: Labels that the node must have.
+        tolerations: Taints that the pod tolerates.
+        timeout: Seconds until the step's pod is ended; 0: never.
+    """
+
+    node_selector: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tolerations: tuple[Toleration, ...] = ()
+    timeout: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretEnv:
+    """A key of a Kubernetes Secret that steps see as an environment variable. The value never passes through here.
+
+    Args:
+        name: The Secret's name.
+        key: The key in it.
+        env: The variable, such as HF_TOKEN or AWS_SECRET_ACCESS_KEY.
+        steps: Who sees it.
+        optional: Whether a step starts without the Secret.
+    """
+
+    name: str
+    key: str
+    env: str
+    steps: tuple[str, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One profile. images are full names with a version tag or a digest."""
+    """One profile. Steps are named as in STEPS.
+
+    Args:
+        data_image: Full name with a version tag or a digest, for the CPU steps.
+        train_image: The same for train and evaluate.
+        resources: What a step asks a node for.
+        scheduling: Which nodes a step may run on.
+        secrets: Credentials by reference, such as a hub token or an object store's keys.
+        image_pull_secrets: Secrets of the image registry, which every step's pod uses.
+        retries: How often a failed step is tried again, waiting 1, 2, 4, ... minutes.
+        ttl: Seconds after which a finished run's pods and workspace are removed; 0: never.
+        parameters: What runs take unless told otherwise.
+    """
 
     data_image: str
     train_image: str
     resources: Mapping[str, Resources] = field(default_factory=lambda: MappingProxyType({}))
+    scheduling: Mapping[str, Scheduling] = field(default_factory=lambda: MappingProxyType({}))
+    secrets: tuple[SecretEnv, ...] = ()
+    image_pull_secrets: tuple[str, ...] = ()
+    retries: int = 0
+    ttl: int = 0
     parameters: Parameters = field(default_factory=Parameters)
 
     def __post_init__(self) -> None:
@@ -42,9 +112,14 @@ class Settings:
             image = getattr(self, name)
             if image.endswith(":latest") or not (":" in image.rpartition("/")[2] or "@sha256:" in image):
                 raise ParameterError(f"profile: {name}={image!r} must have a version tag or a digest, and not latest")
-        unknown = sorted(set(self.resources) - set(STEPS))
-        if unknown:
-            raise ParameterError(f"profile: resources for unknown step {unknown[0]!r}; allowed: {', '.join(STEPS)}")
+        secret_steps = [step for secret in self.secrets for step in secret.steps]
+        for name, steps in (("resources", self.resources), ("scheduling", self.scheduling), ("secrets", secret_steps)):
+            unknown = sorted(set(steps) - set(STEPS))
+            if unknown:
+                raise ParameterError(f"profile: {name} for unknown step {unknown[0]!r}; allowed: {', '.join(STEPS)}")
+        for name in ("retries", "ttl"):
+            if getattr(self, name) < 0:
+                raise ParameterError(f"profile: {name}={getattr(self, name)} must be at least 0")
 
     def image(self, step: str) -> str:
         """The image that a step runs in."""
@@ -70,11 +145,7 @@ def load(profile: str, overrides: dict[str, str] | None = None) -> Settings:
             f"profile {path}: must be a mapping of {', '.join(entry.name for entry in fields(Settings))}"
         )
     values = {name: _expand(value) for name, value in (content.pop("parameters", None) or {}).items()}
-    resources = {
-        step: _build(Resources, wanted or {}, f"profile {path}: resources.{step}")
-        for step, wanted in (content.pop("resources", None) or {}).items()
-    }
-    settings: Settings = _build(Settings, {**content, "resources": MappingProxyType(resources)}, f"profile {path}")
+    settings: Settings = _build(Settings, content, f"profile {path}")
     return replace(settings, parameters=Parameters.parse(overrides or {}, values))
 
 
@@ -88,6 +159,25 @@ def _expand(value: Any) -> Any:
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:
+    """An object from what YAML read, after its annotations; what it cannot be is named with its place."""
+    if get_origin(kind) is tuple:
+        if not isinstance(values, list):
+            raise ParameterError(f"{where}: must be a list")
+        inner = get_args(kind)[0]
+        return tuple(_build(inner, value, f"{where}[{place}]") for place, value in enumerate(values))
+    if get_origin(kind) is Mapping:
+        inner = get_args(kind)[1]
+        if not isinstance(values, dict):
+            raise ParameterError(f"{where}: must be a mapping")
+        return MappingProxyType({name: _build(inner, value, f"{where}.{name}") for name, value in values.items()})
+    if is_dataclass(kind):
+        return _build_fields(kind, {} if values is None else values, where)
+    if type(values) is not kind:
+        raise ParameterError(f"{where}: {values!r} must be of type {kind.__name__}")
+    return values
+
+
+def _build_fields(kind: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise ParameterError(f"{where}: must be a mapping")
     known = {entry.name for entry in fields(kind)}
@@ -95,4 +185,9 @@ def _build(kind: Any, values: Any, where: str) -> Any:
     for problem, names in (("unknown", values.keys() - known), ("missing", required - values.keys())):
         if names:
             raise ParameterError(f"{where}: {min(names)!r} is {problem}; allowed: {', '.join(sorted(known))}")
-    return kind(**values)
+    kinds = get_type_hints(kind)
+    built = {name: _build(kinds[name], value, f"{where}: {name}") for name, value in values.items()}
+    try:
+        return kind(**built)
+    except ParameterError as error:
+        raise ParameterError(f"{where}: {error}") from None

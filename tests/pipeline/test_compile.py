@@ -1,6 +1,7 @@
 """The compiled pipeline: one text, checked in CI, complete in the KFP UI."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -27,8 +28,31 @@ def compile_command(*arguments: str, seed: str = "0") -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(COMMITTED.read_text(encoding="utf-8"))
+    document: dict[str, Any] = next(yaml.safe_load_all(COMMITTED.read_text(encoding="utf-8")))
     return document
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a profile with everything in it asks of Kubernetes, by step."""
+    path = tmp_path_factory.mktemp("profile") / "full.yaml"
+    path.write_text(
+        """
+        data_image: a:1
+        train_image: b:1
+        scheduling:
+          evaluate:
+            node_selector: {pool: a100}
+            tolerations: [{key: spot, operator: Equal, value: "true", effect: NoSchedule}, {key: nvidia.com/gpu}]
+            timeout: 3600
+        secrets: [{name: hub, key: token, env: HF_TOKEN, steps: [resolve], optional: true}]
+        image_pull_secrets: [harbor]
+        ttl: 60
+        """
+    )
+    _, platform = yaml.safe_load_all(compile_profile(str(path)))
+    kubernetes: dict[str, Any] = platform["platforms"]["kubernetes"]
+    return kubernetes
 
 
 def test_the_committed_yaml_is_what_the_code_compiles_to() -> None:
@@ -94,3 +118,54 @@ def test_every_cached_step_takes_digests_not_names(compiled: dict[str, Any]) -> 
         name = "dataset" if step == "ingest" else "base_model"
         for pinned in (name, f"{name}_digest"):
             assert parameters[pinned]["taskOutputParameter"]["producerTask"] == "resolve", (step, pinned)
+
+
+def test_every_pod_is_ready_for_podsecurity_restricted_and_says_which_step_it_is(placed: dict[str, Any]) -> None:
+    executors = placed["deploymentSpec"]["executors"]
+    assert set(executors) == {f"exec-{step}" for step in STEPS}
+    for step in STEPS:
+        assert executors[f"exec-{step}"]["securityContext"] == {"runAsNonRoot": True}
+        assert executors[f"exec-{step}"]["podMetadata"]["labels"] == {"private-llm/step": step}
+
+
+def test_a_step_gets_its_own_nodes_and_deadline(placed: dict[str, Any]) -> None:
+    evaluate = placed["deploymentSpec"]["executors"]["exec-evaluate"]
+    assert evaluate["nodeSelector"] == {"labels": {"pool": "a100"}}
+    assert evaluate["tolerations"] == [
+        {"key": "spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+        {"key": "nvidia.com/gpu", "operator": "Exists"},
+    ]
+    assert evaluate["activeDeadlineSeconds"] == "3600"
+    assert "nodeSelector" not in placed["deploymentSpec"]["executors"]["exec-gate"]
+
+
+def test_secrets_are_named_never_held_and_seen_by_their_steps_alone(placed: dict[str, Any]) -> None:
+    executors = placed["deploymentSpec"]["executors"]
+    (token,) = executors["exec-resolve"]["secretAsEnv"]
+    assert (token["secretName"], token["keyToEnv"], token["optional"]) == (
+        "hub",
+        [{"secretKey": "token", "envVar": "HF_TOKEN"}],
+        True,
+    )
+    assert [step for step in STEPS if "secretAsEnv" in executors[f"exec-{step}"]] == ["resolve"]
+    assert all(executor["imagePullSecret"][0]["secretName"] == "harbor" for executor in executors.values())
+
+
+def test_what_a_run_leaves_is_removed_after_its_time(placed: dict[str, Any]) -> None:
+    assert placed["pipelineConfig"] == {"resourceTtlOnCompletion": 60}
+
+
+def test_failed_steps_are_tried_again_with_growing_pauses_however_long_they_took(compiled: dict[str, Any]) -> None:
+    for task in compiled["root"]["dag"]["tasks"].values():
+        assert task["retryPolicy"] == {
+            "maxRetryCount": 2,
+            "backoffDuration": "60s",
+            "backoffFactor": 2.0,
+            "backoffMaxDuration": "2592000s",
+        }
+
+
+def test_the_committed_yaml_names_no_latest_image_and_holds_no_secret() -> None:
+    text = COMMITTED.read_text(encoding="utf-8")
+    assert ":latest" not in text
+    assert not re.search(r"(?i)(password|passwd|secret|token|api_?key)\s*[:=]\s*\S", text)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import ParameterError
-from pipeline.settings import load
+from pipeline.settings import Resources, Scheduling, SecretEnv, Toleration, load
 
 
 @pytest.mark.parametrize("profile", ["default", "local", "demo"])
@@ -23,6 +23,62 @@ def test_a_file_is_a_profile_and_parameters_go_over_it(tmp_path: Path) -> None:
     assert settings.image("train") == settings.image("evaluate") == "b@sha256:0"
     assert settings.resources["train"].gpus == 8
     assert (settings.parameters.epochs, settings.parameters.seed) == (1, 4)
+
+
+def test_a_profile_says_where_steps_run_and_which_secrets_they_see(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        """
+        data_image: a:1
+        train_image: b:1
+        resources: {evaluate:}
+        scheduling:
+          evaluate:
+            node_selector: {pool: a100}
+            tolerations: [{key: nvidia.com/gpu}, {key: spot, operator: Equal, value: "true", effect: NoSchedule}]
+            timeout: 3600
+        secrets: [{name: hub, key: token, env: HF_TOKEN, steps: [resolve, train], optional: true}]
+        image_pull_secrets: [harbor]
+        """
+    )
+    settings = load(str(path))
+    assert settings.resources["evaluate"] == Resources()
+    assert settings.scheduling["evaluate"] == Scheduling(
+        node_selector={"pool": "a100"},
+        tolerations=(
+            Toleration(key="nvidia.com/gpu"),
+            Toleration(key="spot", operator="Equal", value="true", effect="NoSchedule"),
+        ),
+        timeout=3600,
+    )
+    assert settings.secrets == (
+        SecretEnv(name="hub", key="token", env="HF_TOKEN", steps=("resolve", "train"), optional=True),
+    )
+    assert (settings.image_pull_secrets, settings.retries, settings.ttl) == (("harbor",), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("scheduling: {train: {tolerations: [{key: a, operator: In}]}}", "operator='In' is not allowed"),
+        ("scheduling: {train: {tolerations: [{key: a, value: b}]}}", "value='b' does not go with operator Exists"),
+        ("scheduling: {train: {tolerations: [{key: a, effect: Never}]}}", "effect='Never' is not allowed"),
+        ("scheduling: {train: {tolerations: {key: a}}}", r"scheduling\.train: tolerations: must be a list"),
+        ("scheduling: {train: {node_selector: {a: 1}}}", "node_selector.a: 1 must be of type str"),
+        ("scheduling: {training: {}}", "scheduling for unknown step 'training'; allowed: resolve"),
+        ("scheduling: []", "scheduling: must be a mapping"),
+        ("secrets: [{name: a, key: b, env: C, steps: [fit]}]", "secrets for unknown step 'fit'"),
+        ("secrets: [{name: a, key: b, env: C}]", r"secrets\[0\]: 'steps' is missing"),
+        ("retries: -1", "retries=-1 must be at least 0"),
+        ("retries: true", "True must be of type int"),
+    ],
+)
+def test_bad_placement_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"data_image: a:1\ntrain_image: b:1\n{text}\n")
+    with pytest.raises(ParameterError, match=message) as error:
+        load(str(path))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
