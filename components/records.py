@@ -23,6 +23,7 @@ RECORDS = pa.schema(
         ("category", pa.string()),
         ("source", pa.string()),
         ("license", pa.string()),
+        ("history", pa.string()),  # what was said before in a conversation: JSON messages; else empty
     ]
 )
 REJECTS = pa.schema(
@@ -41,6 +42,8 @@ TOKENS = pa.schema(
     ]
 )
 ROW_GROUP = 4096
+# ASCII's share of normalise: lower case, and a space for whatever str.split takes for white space.
+_NORMAL_ASCII = bytes(32 if chr(code).isspace() else code for code in range(128)).lower() + bytes(range(128, 256))
 
 
 class Reject(StrEnum):
@@ -52,6 +55,10 @@ class Reject(StrEnum):
     EMPTY_FIELD = "empty_field"
     WRONG_TYPE = "wrong_type"
     INVALID_TEXT = "invalid_text"
+    BINARY = "binary"
+    OVER_LONG = "over_long"
+    DUPLICATE_KEY = "duplicate_key"
+    WRONG_ROLE_ORDER = "wrong_role_order"
 
 
 class Removal(StrEnum):
@@ -59,6 +66,7 @@ class Removal(StrEnum):
 
     DUPLICATE = "duplicate"
     REPEATED_PROMPT = "repeated_prompt"
+    NOT_SAMPLED = "not_sampled"
     TOO_LONG = "too_long"
     NEAR_DUPLICATE_OF_TEST = "near_duplicate_of_test"
     OVER_TEST_SIZE = "over_test_size"
@@ -66,27 +74,57 @@ class Removal(StrEnum):
 
 def normalise(text: str) -> str:
     """The form in which two texts count as the same: NFKC, case-folded, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return normalised(text).decode("utf-8")
+
+
+def normalised(text: str) -> bytes:
+    """What normalise gives, in UTF-8. Most text is ASCII, for which a table is ten times as fast."""
+    if not text.isascii():
+        return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).encode("utf-8")
+    data = text.encode("ascii").translate(_NORMAL_ASCII)
+    while b"  " in data:
+        data = data.replace(b"  ", b" ")
+    return data.strip(b" ")
 
 
 def digest(*parts: str) -> str:
     """128 bits of SHA-256 over the parts, as 32 hex digits. Parts are length-prefixed, so they cannot run together."""
-    state = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8")
-        state.update(len(data).to_bytes(8, "big"))
-        state.update(data)
-    return state.hexdigest()[:32]
+    return hashlib.sha256(_framed(part.encode("utf-8") for part in parts)).hexdigest()[:32]
 
 
-def record_id(instruction: str, context: str, response: str) -> str:
+def record_ids(instruction: str, context: str, response: str, history: str = "") -> tuple[str, str]:
+    """A record's id, and its prompt's: the digests of its normalised content with and without the response.
+
+    Plain text has no prompt: its second id is empty.
+    """
+    said = [normalised(text) for text in ((history, instruction, context) if history else (instruction, context))]
+    state = hashlib.sha256(_framed(said))
+    prompt = state.hexdigest()[:32] if any(said) else ""
+    state.update(_framed([normalised(response)]))
+    return state.hexdigest()[:32], prompt
+
+
+def record_id(instruction: str, context: str, response: str, history: str = "") -> str:
     """A record's id: the digest of its normalised content."""
-    return digest(normalise(instruction), normalise(context), normalise(response))
+    return record_ids(instruction, context, response, history)[0]
 
 
-def split_key(instruction: str, context: str, response: str) -> str:
-    """What decides a record's side of the split: its context, else its instruction, else (plain text) its response."""
-    return digest(normalise(context) or normalise(instruction) or normalise(response))
+def split_key(instruction: str, context: str, response: str, history: str = "") -> str:
+    """What decides a record's side of the split: its context, else its instruction, else (plain text) its response.
+
+    For every turn of a conversation it is what the first turn's is, so that they stand on one side.
+    """
+    first = next((message["content"] for message in messages(history) if message["role"] == "user"), "")
+    return digest(normalise(first) or normalise(context) or normalise(instruction) or normalise(response))
+
+
+def messages(history: str) -> list[dict[str, str]]:
+    """The messages, each with role and content, that a record's history holds."""
+    return list(json.loads(history)) if history else []
+
+
+def _framed(parts: Iterable[bytes]) -> bytes:
+    return b"".join(frame for part in parts for frame in (len(part).to_bytes(8, "big"), part))
 
 
 def canonical_json(value: Any) -> str:

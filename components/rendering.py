@@ -2,7 +2,9 @@
 
 A record becomes a user message (its instruction, and its context behind `Input:`) and an answer. The
 prompt is encoded exactly as a server encodes it, and the answer behind it, so the number of prompt tokens is
-known and nobody searches for marker tokens later. Text never encodes to a control token.
+known and nobody searches for marker tokens later. Text never encodes to a control token. The earlier turns of a
+conversation stand before the user message, each in its role. A record without an instruction is plain text: no
+template, and every token is a target.
 """
 
 from collections import Counter
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import ModelError
+from components.records import messages
 
 TEMPLATES = ("dolly", "base")
 # databrickslabs/dolly: these three are single tokens, and only they may end or open a section.
@@ -38,6 +41,8 @@ DOLLY_TEMPLATE = """\
 """
 DOLLY_TEMPLATE = DOLLY_TEMPLATE.replace("INTRODUCTION", INTRODUCTION)
 PROBE = "probe"
+# A Jinja template may refuse a role or an order of roles; this is how it says so.
+REFUSED = "template: the base model's chat template refuses a conversation of the roles"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,12 @@ class Encoded:
 def user_message(instruction: str, context: str) -> str:
     """What the user says: the instruction and, where there is one, the context behind `Input:`."""
     return f"{instruction}\n\nInput:\n{context}" if context else instruction
+
+
+def conversation(record: dict[str, Any]) -> list[dict[str, str]]:
+    """The messages that the model is to answer: a record's history, and what the user says now."""
+    said = user_message(record["instruction"], record["context"])
+    return [*messages(record.get("history", "")), {"role": "user", "content": said}]
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -112,59 +123,98 @@ class Renderer:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.control = control_ids(tokenizer)
-        prompt = self._prompts([PROBE])[0]
-        self.before, found, self.after = prompt.rpartition(PROBE)
-        answered = tokenizer.apply_chat_template(_conversation(PROBE, PROBE), tokenize=False)
+        self._frames: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._controls_in: dict[tuple[str, ...], Counter[int]] = {}
+        asked = [{"role": "user", "content": PROBE}]
+        prompt = self._prompts([asked])[0]
+        answered = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": PROBE}], tokenize=False)
         self.opening, found_answer, closing = answered[len(prompt) :].partition(PROBE)
-        if not (found and found_answer and answered.startswith(prompt)):
+        if not (PROBE in prompt and found_answer and answered.startswith(prompt)):
             raise ModelError(
                 "template: its prompt is not a prefix of the whole conversation, so no answer can be learned from it"
             )
         self.stop = self._stop(closing)
-        self.controls_in_prompt = self._controls(self._encode([prompt])[0])
-        self.controls_in_targets = self._controls(self._encode([self.opening + PROBE + self.stop])[0])
+        self.first = self._encode([_automatic_prefix(tokenizer)])[0]
 
     @property
     def stop_id(self) -> int:
         """The token that ends an answer, trained on and written to the model's generation_config."""
         return int(self._encode([self.stop])[0][-1])
 
-    def prompt_ids(self, instruction: str, context: str) -> list[int]:
+    def prompt_ids(self, record: dict[str, Any]) -> list[int]:
         """What a server feeds the model before it answers."""
-        return self._encode(self._prompts([user_message(instruction, context)]))[0]
+        return self._encode(self._prompts([conversation(record)]))[0]
 
     def encode(self, records: Sequence[dict[str, Any]]) -> list[Encoded]:
-        """Tokens of records with the fields instruction, context and response, in their order."""
-        users = [user_message(record["instruction"], record["context"]) for record in records]
-        prompts = self._encode(self._prompts(users))
-        targets = self._encode([self.opening + record["response"] + self.stop for record in records])
-        return [self._checked(*row) for row in zip(records, users, prompts, targets, strict=True)]
+        """Tokens of records with the fields instruction, context, response and history, in their order."""
+        asked = [record for record in records if record["instruction"]]
+        conversations = [conversation(record) for record in asked]
+        prompts = self._encode(self._prompts(conversations))
+        targets = self._encode([self.opening + record["response"] + self.stop for record in asked])
+        answered = map(self._checked, asked, conversations, prompts, targets)
+        texts = [record["response"] for record in records if not record["instruction"]]
+        read = map(self._text, texts, self._encode(texts))
+        return [next(answered if record["instruction"] else read) for record in records]
 
-    def _checked(self, record: dict[str, Any], user: str, prompt: list[int], target: list[int]) -> Encoded:
-        prompt, forged_prompt = self._as_text(prompt, self.controls_in_prompt, self.before, user, self.after)
-        target, forged_target = self._as_text(
-            target, self.controls_in_targets, self.opening, record["response"], self.stop
-        )
+    def _text(self, text: str, ids: list[int]) -> Encoded:
+        """Plain text between what the tokenizer puts first and the stop token; all of it is learned."""
+        plain = self._plain(text) if self._controls(ids) else ids
+        forged = self._controls(ids) != self._controls(plain)
+        return Encoded(input_ids=[*self.first, *plain, self.stop_id], loss_start=0, neutralised=forged)
+
+    def _checked(
+        self, record: dict[str, Any], said: list[dict[str, str]], prompt: list[int], target: list[int]
+    ) -> Encoded:
+        roles = tuple(message["role"] for message in said)
+        prompt, forged_prompt = self._as_text(prompt, self._frame(roles), [message["content"] for message in said])
+        answer_frame = (self.opening, self.stop)
+        target, forged_target = self._as_text(target, answer_frame, [record["response"]])
         return Encoded(input_ids=prompt + target, loss_start=len(prompt), neutralised=forged_prompt or forged_target)
 
-    def _as_text(
-        self, ids: list[int], expected: Counter[int], before: str, text: str, after: str
-    ) -> tuple[list[int], bool]:
-        """The ids, with text that was taken for a control token encoded once more, as text; and whether it was."""
-        found = self._controls(ids)
+    def _as_text(self, ids: list[int], frame: tuple[str, ...], texts: list[str]) -> tuple[list[int], bool]:
+        """The ids, with texts that were taken for control tokens encoded once more, as text; and whether they were.
+
+        Args:
+            frame: what the template puts before, between and after the texts.
+        """
+        found, expected = self._controls(ids), self._expected(frame)
         if found == expected:
             return ids, False
-        plain = self._plain(text)
+        plain = [self._plain(text) for text in texts]
         # what the vocabulary lacks encodes to the unknown token, which is special too but no forgery
-        if found <= expected + self._controls(plain):
+        if found <= sum(map(self._controls, plain), expected):
             return ids, False
-        head, tail = self._encode([before, after])
-        return [*head, *plain, *tail], True
+        parts = zip(self._encode(list(frame)), [*plain, []], strict=True)
+        return [index for around, text in parts for index in (*around, *text)], True
 
-    def _prompts(self, users: list[str]) -> list[str]:
-        conversations = [_conversation(user) for user in users]
-        rendered = self.tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
-        return list(rendered)
+    def _expected(self, frame: tuple[str, ...]) -> Counter[int]:
+        if frame not in self._controls_in:
+            self._controls_in[frame] = self._controls(self._encode([PROBE.join(frame)])[0])
+        return self._controls_in[frame]
+
+    def _frame(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+        """What the template puts around the messages of a conversation with these roles."""
+        if roles not in self._frames:
+            probes = [f"{PROBE}{number}{PROBE}" for number in range(len(roles))]
+            rendered = self._prompts([[{"role": r, "content": p} for r, p in zip(roles, probes, strict=True)]])[0]
+            frame = []
+            for probe in probes:
+                before, found, rendered = rendered.partition(probe)
+                if not found:
+                    raise ModelError(f"{REFUSED} {', '.join(roles)}: it leaves a message out, or moves it")
+                frame.append(before)
+            self._frames[roles] = (*frame, rendered)
+        return self._frames[roles]
+
+    def _prompts(self, conversations: list[list[dict[str, str]]]) -> list[str]:
+        from jinja2 import TemplateError
+
+        render = self.tokenizer.apply_chat_template
+        try:
+            return list(render(conversations, tokenize=False, add_generation_prompt=True)) if conversations else []
+        except TemplateError as error:
+            roles = sorted({message["role"] for said in conversations for message in said})
+            raise ModelError(f"{REFUSED} {', '.join(roles)}: {' '.join(str(error).split())}") from error
 
     def _stop(self, closing: str) -> str:
         """What closes an answer, up to and with its first control token; the end-of-text token where there is none."""
@@ -178,6 +228,8 @@ class Renderer:
         return closing + str(self.tokenizer.eos_token)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
         ids: list[list[int]] = self.tokenizer(
             texts, add_special_tokens=False, split_special_tokens=False, return_attention_mask=False, verbose=False
         )["input_ids"]
@@ -197,11 +249,6 @@ class Renderer:
 
     def _controls(self, ids: list[int]) -> Counter[int]:
         return Counter(index for index in ids if index in self.control)
-
-
-def _conversation(user: str, answer: str | None = None) -> list[dict[str, str]]:
-    messages = [{"role": "user", "content": user}]
-    return messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
 
 
 def _automatic_prefix(tokenizer: Any) -> str:

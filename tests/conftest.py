@@ -47,6 +47,7 @@ def make_record(instruction: str, response: str, context: str = "", category: st
         "category": category,
         "source": "test.jsonl",
         "license": "CC0-1.0",
+        "history": "",
     }
 
 

@@ -66,7 +66,8 @@ def evaluate(
     rows = list(read_table(test))
     tested = {row["id"] for row in rows}
     texts = {record["id"]: record for record in read_table(records) if record["id"] in tested}
-    questions = [texts[row["id"]] for row in _sampled(rows)] if include_samples else []
+    asked = [row for row in rows if texts[row["id"]]["instruction"]]  # plain text asks nothing
+    questions = [texts[row["id"]] for row in _sampled(asked)] if include_samples else []
     scores, answers = {}, {}
     for name, folder in folders.items():
         # the base model meets the tuned one's template and tokens; a champion brings its own
@@ -119,7 +120,7 @@ def _measure(
     if not questions:
         return scores, []
     renderer = Renderer(tokenizer)
-    prompts = [renderer.prompt_ids(record["instruction"], record["context"]) for record in questions]
+    prompts = [renderer.prompt_ids(record) for record in questions]
     return scores, answer(model, tokenizer, prompts, renderer.stop_id)
 
 

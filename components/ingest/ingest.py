@@ -13,9 +13,7 @@ from components.records import (
     REJECTS,
     Reject,
     Removal,
-    digest,
-    normalise,
-    record_id,
+    record_ids,
     write_json,
     write_table,
 )
@@ -119,15 +117,14 @@ class _Reader:
             if isinstance(fields, Reject):
                 self._reject(row, fields)
                 continue
-            identity = record_id(fields["instruction"], fields["context"], fields["response"])
-            prompt = digest(normalise(fields["instruction"]), normalise(fields["context"]))
+            identity, prompt = record_ids(fields["instruction"], fields["context"], fields["response"])
             if identity in ids:
                 self.removal_reasons[Removal.DUPLICATE] += 1
             elif prompt in prompts:
                 self.removal_reasons[Removal.REPEATED_PROMPT] += 1
             else:
                 self.categories[fields["category"]] += 1
-                yield {"id": identity, **fields, "source": self.source, "license": self.license}
+                yield {"id": identity, **fields, "source": self.source, "license": self.license, "history": ""}
             ids.add(identity)
             prompts.add(prompt)
 

@@ -126,10 +126,10 @@ class _Encoder:
                     continue
                 self.neutralised += encoded.neutralised
                 self.tokens += length
-                self.targets += length - encoded.loss_start
+                self.targets += length - max(1, encoded.loss_start)  # nothing predicts a first token
                 yield {
                     "id": record["id"],
-                    "key": split_key(record["instruction"], record["context"], record["response"]),
+                    "key": split_key(*(record[name] for name in ("instruction", "context", "response", "history"))),
                     "category": record["category"],
                     "input_ids": encoded.input_ids,
                     "loss_start": encoded.loss_start,

@@ -286,6 +286,7 @@ def test_every_format_gives_the_same_records(tmp_path: Path) -> None:
                 **row,
                 "source": f"rows.{suffix}",
                 "license": "CC0-1.0",
+                "history": "",
             }
             for row in rows
         ]

@@ -1,5 +1,6 @@
 """The contract: ids and keys, tables that come back and have one form in bytes, digests of paths."""
 
+import json
 import unicodedata
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from components.records import (
     read_json,
     read_table,
     record_id,
+    record_ids,
     split_key,
     write_json,
     write_table,
@@ -38,6 +40,11 @@ def test_id_is_the_same_for_every_unicode_form_and_white_space(
 
 def test_id_ignores_case() -> None:
     assert record_id("Straße", "", "ΣΊΣΥΦΟΣ") == record_id("STRASSE", "", "σίσυφος")
+
+
+@given(text=st.text(st.sampled_from("aZ \t\n\r\x0b\x1c\x1f\x00\u00a0\u212b")) | st.text())
+def test_text_is_normalised_alike_whether_it_is_ascii_or_not(text: str) -> None:
+    assert normalise(text) == " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 @given(one=st.lists(st.text()), other=st.lists(st.text()))
@@ -61,6 +68,25 @@ def test_split_key_is_the_contexts_else_the_instructions_else_the_responses(
     assert split_key(instruction, " \n", response) == split_key(instruction, "", "")
     assert split_key(instruction, "", response) != split_key(instruction, context, response)
     assert split_key("", "", other) == split_key(" ", "\t", other)
+
+
+def test_all_turns_of_a_conversation_have_one_key() -> None:
+    turns = [{"role": "user", "content": "Hi "}, {"role": "assistant", "content": "Hello."}]
+    system = {"role": "system", "content": "Be short."}
+    for history in ([], [system], turns, [system, *turns], [*turns, {"role": "user", "content": "More"}]):
+        instruction = "Hi" if history in ([], [system]) else "Other"
+        assert split_key(instruction, "", "answer", json.dumps(history)) == split_key("hi", "", "")
+
+
+@given(one=st.text(), other=st.text())
+def test_another_history_is_another_record_and_prompt(one: str, other: str) -> None:
+    assume(normalise(one) != normalise(other))
+    assert not {*record_ids("a", "", "b", one)} & {*record_ids("a", "", "b", other)}
+
+
+def test_plain_text_has_no_prompt_that_could_repeat() -> None:
+    assert record_ids("", " ", "text")[1] == ""
+    assert record_ids("", "", "text")[0] != record_ids("", "", "other")[0]
 
 
 @pytest.mark.parametrize("count", [0, 1, ROW_GROUP, 2 * ROW_GROUP + 7])
