@@ -30,7 +30,8 @@ REJECTS = pa.schema(
     [("source", pa.string()), ("position", pa.int64()), ("reason", pa.string()), ("digest", pa.string())]
 )
 # Everything before loss_start is prompt. target_bytes is the UTF-8 length of the response, the
-# denominator of bits per byte, so that models with different tokenizers can be compared.
+# denominator of bits per byte, so that models with different tokenizers can be compared. context_length is how many
+# of the context's characters the prompt holds: all, unless tokenize was told to cut a context that does not fit.
 TOKENS = pa.schema(
     [
         ("id", pa.string()),
@@ -39,6 +40,7 @@ TOKENS = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("loss_start", pa.int32()),
         ("target_bytes", pa.int32()),
+        ("context_length", pa.int32()),
     ]
 )
 ROW_GROUP = 4096

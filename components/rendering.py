@@ -7,42 +7,24 @@ conversation stand before the user message, each in its role. A record without a
 template, and every token is a target.
 """
 
+import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components.errors import ModelError
 from components.records import messages
+from components.templates import automatic_prefix, is_dolly
 
-TEMPLATES = ("dolly", "base")
-# databrickslabs/dolly: these three are single tokens, and only they may end or open a section.
-DOLLY_TOKENS = ("### End", "### Instruction:", "### Response:\n")
-INTRODUCTION = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-)
-DOLLY_TEMPLATE = """\
-{%- for message in messages -%}
-{%- if loop.first and message['role'] != 'system' -%}
-{{- BOS + 'INTRODUCTION\\n\\n' -}}
-{%- endif -%}
-{%- if message['role'] == 'system' -%}
-{{- BOS + message['content'] + '\\n\\n' -}}
-{%- elif message['role'] == 'user' -%}
-{{- '### Instruction:\\n' + message['content'] + '\\n\\n' -}}
-{%- else -%}
-{{- '### Response:\\n' + message['content'] + '\\n\\n### End' + ('' if loop.last else '\\n\\n') -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '### Response:\\n' -}}
-{%- endif -%}
-"""
-DOLLY_TEMPLATE = DOLLY_TEMPLATE.replace("INTRODUCTION", INTRODUCTION)
 PROBE = "probe"
 # A Jinja template may refuse a role or an order of roles; this is how it says so.
-REFUSED = "template: the base model's chat template refuses a conversation of the roles"
+REFUSED = "template: it refuses a conversation of the roles"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +34,17 @@ class Encoded:
     input_ids: list[int]
     loss_start: int
     neutralised: bool  # the text held a control token, which was encoded as plain text
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    """What a template puts before, between and after texts, and the control tokens that this makes, in order."""
+
+    parts: tuple[str, ...]
+    controls: list[int]
+
+    def around(self, texts: Sequence[str]) -> str:
+        return self.parts[0] + "".join(chain.from_iterable(zip(texts, self.parts[1:], strict=True)))
 
 
 def user_message(instruction: str, context: str) -> str:
@@ -84,137 +77,164 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def apply_template(tokenizer: Any, template: str) -> None:
-    """Gives the tokenizer its chat template and, for Dolly's, the control tokens.
-
-    Args:
-        template: "dolly", or "base" for the base model's own.
-
-    Raises:
-        ModelError: "base" was asked for and the base model has none.
-    """
-    if template == "base":
-        if not tokenizer.chat_template:
-            raise ModelError("template=base: the base model's tokenizer has no chat template; use template=dolly")
-    else:
-        from tokenizers import AddedToken
-
-        tokenizer.chat_template = DOLLY_TEMPLATE.replace("BOS", repr(_automatic_prefix(tokenizer)))
-        tokenizer.add_tokens(
-            [AddedToken(token, special=True, normalized=False) for token in DOLLY_TOKENS], special_tokens=True
-        )
-        tokenizer.eos_token = DOLLY_TOKENS[0]
-    if tokenizer.pad_token is None:  # only generation asks for one; nothing here is ever padded
-        tokenizer.pad_token = tokenizer.eos_token
-
-
 def control_ids(tokenizer: Any) -> frozenset[int]:
     """The ids that no text may encode to."""
     return frozenset(index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
 class Renderer:
-    """Encodes records with a tokenizer's chat template.
+    """Encodes records with a tokenizer's chat template. Threads may share one.
 
     Raises:
-        ModelError: the template does not keep the prompt as a prefix of the whole, or drops the text.
+        ModelError: the template cannot be rendered, drops a text, or its prompt is no prefix of the whole.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.control = control_ids(tokenizer)
-        self._frames: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._controls_in: dict[tuple[str, ...], Counter[int]] = {}
-        asked = [{"role": "user", "content": PROBE}]
-        prompt = self._prompts([asked])[0]
-        answered = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": PROBE}], tokenize=False)
-        self.opening, found_answer, closing = answered[len(prompt) :].partition(PROBE)
+        self._control_ids = np.array(sorted(self.control), np.int32)
+        self._backend = copy.deepcopy(tokenizer.backend_tokenizer)  # transformers changes its settings at each call
+        self._backend.encode_special_tokens = False
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._verbatim = is_dolly(tokenizer)
+        self._frames: dict[tuple[str, ...], _Frame] = {}
+        prompt, answered = self._probes()
+        opening, found_answer, closing = answered[len(prompt) :].partition(PROBE)
         if not (PROBE in prompt and found_answer and answered.startswith(prompt)):
             raise ModelError(
                 "template: its prompt is not a prefix of the whole conversation, so no answer can be learned from it"
             )
         self.stop = self._stop(closing)
-        self.first = self._encode([_automatic_prefix(tokenizer)])[0]
+        self._target = self._made((opening, self.stop))
+        self._first = self._encode([automatic_prefix(tokenizer)])[0]
+        # what prompts begin with and is encoded once, alone and with the control token behind it; empty: nothing is
+        self.head, self._prefix = self._repeated_head(prompt.partition(PROBE)[0])
+        self._head_ids = self._encode([self.head])[0]
 
-    @property
+    @cached_property
     def stop_id(self) -> int:
         """The token that ends an answer, trained on and written to the model's generation_config."""
         return int(self._encode([self.stop])[0][-1])
 
     def prompt_ids(self, record: dict[str, Any]) -> list[int]:
         """What a server feeds the model before it answers."""
-        return self._encode(self._prompts([conversation(record)]))[0]
+        return self._encode(self._rendered([conversation(record)]))[0]
 
     def encode(self, records: Sequence[dict[str, Any]]) -> list[Encoded]:
         """Tokens of records with the fields instruction, context, response and history, in their order."""
-        asked = [record for record in records if record["instruction"]]
-        conversations = [conversation(record) for record in asked]
-        prompts = self._encode(self._prompts(conversations))
-        targets = self._encode([self.opening + record["response"] + self.stop for record in asked])
-        answered = map(self._checked, asked, conversations, prompts, targets)
-        texts = [record["response"] for record in records if not record["instruction"]]
-        read = map(self._text, texts, self._encode(texts))
+        answered = self._answered([record for record in records if record["instruction"]])
+        read = self._read([record["response"] for record in records if not record["instruction"]])
         return [next(answered if record["instruction"] else read) for record in records]
 
-    def _text(self, text: str, ids: list[int]) -> Encoded:
-        """Plain text between what the tokenizer puts first and the stop token; all of it is learned."""
-        plain = self._plain(text) if self._controls(ids) else ids
-        forged = self._controls(ids) != self._controls(plain)
-        return Encoded(input_ids=[*self.first, *plain, self.stop_id], loss_start=0, neutralised=forged)
+    def shorten(self, text: str, tokens: int) -> str:
+        """A text without about its last `tokens` tokens, at least one character shorter."""
+        starts = [start for start, _ in self._backend.encode(text, add_special_tokens=False).offsets]
+        return text[: min(starts[-tokens], len(text) - 1)].rstrip() if tokens < len(starts) else ""
 
-    def _checked(
-        self, record: dict[str, Any], said: list[dict[str, str]], prompt: list[int], target: list[int]
-    ) -> Encoded:
-        roles = tuple(message["role"] for message in said)
-        prompt, forged_prompt = self._as_text(prompt, self._frame(roles), [message["content"] for message in said])
-        answer_frame = (self.opening, self.stop)
-        target, forged_target = self._as_text(target, answer_frame, [record["response"]])
-        return Encoded(input_ids=prompt + target, loss_start=len(prompt), neutralised=forged_prompt or forged_target)
+    def _answered(self, records: list[dict[str, Any]]) -> Iterator[Encoded]:
+        said = [conversation(record) for record in records]
+        texts = [[message["content"] for message in messages] for messages in said]
+        frames = [self._frame(tuple(message["role"] for message in messages)) for messages in said]
+        prompts = self._prompts(said, texts, frames)
+        answers = [[record["response"]] for record in records]
+        targets = self._encode([self._target.around(answer) for answer in answers])
+        before = self._as_text(frames, texts, self._encode_prompts(prompts))
+        behind = self._as_text([self._target] * len(records), answers, targets)
+        for (prompt, forged), (target, forged_target) in zip(before, behind, strict=True):
+            yield Encoded(input_ids=prompt + target, loss_start=len(prompt), neutralised=forged or forged_target)
 
-    def _as_text(self, ids: list[int], frame: tuple[str, ...], texts: list[str]) -> tuple[list[int], bool]:
-        """The ids, with texts that were taken for control tokens encoded once more, as text; and whether they were.
+    def _read(self, texts: list[str]) -> Iterator[Encoded]:
+        """Plain texts between what the tokenizer puts first and the stop token; all of it is learned."""
+        rows = self._encode(texts)
+        for text, ids, controls in zip(texts, rows, self._controls(rows), strict=True):
+            plain = self._plain(text) if controls else ids
+            forged = controls != self._controls([plain])[0] if controls else False
+            yield Encoded(input_ids=[*self._first, *plain, self.stop_id], loss_start=0, neutralised=forged)
 
-        Args:
-            frame: what the template puts before, between and after the texts.
-        """
-        found, expected = self._controls(ids), self._expected(frame)
-        if found == expected:
-            return ids, False
+    def _as_text(
+        self, frames: Sequence[_Frame], texts: Sequence[list[str]], rows: list[list[int]]
+    ) -> Iterator[tuple[list[int], bool]]:
+        """Each row, with texts that were taken for control tokens encoded once more, as text; and whether they were."""
+        for frame, contents, ids, controls in zip(frames, texts, rows, self._controls(rows), strict=True):
+            yield (ids, False) if controls == frame.controls else self._neutralised(frame, contents, ids, controls)
+
+    def _neutralised(
+        self, frame: _Frame, texts: list[str], ids: list[int], controls: list[int]
+    ) -> tuple[list[int], bool]:
         plain = [self._plain(text) for text in texts]
         # what the vocabulary lacks encodes to the unknown token, which is special too but no forgery
-        if found <= sum(map(self._controls, plain), expected):
+        if Counter(controls) <= Counter(chain(frame.controls, *self._controls(plain))):
             return ids, False
-        parts = zip(self._encode(list(frame)), [*plain, []], strict=True)
+        parts = zip(self._encode(list(frame.parts)), [*plain, []], strict=True)
         return [index for around, text in parts for index in (*around, *text)], True
 
-    def _expected(self, frame: tuple[str, ...]) -> Counter[int]:
-        if frame not in self._controls_in:
-            self._controls_in[frame] = self._controls(self._encode([PROBE.join(frame)])[0])
-        return self._controls_in[frame]
-
-    def _frame(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+    def _frame(self, roles: tuple[str, ...]) -> _Frame:
         """What the template puts around the messages of a conversation with these roles."""
         if roles not in self._frames:
             probes = [f"{PROBE}{number}{PROBE}" for number in range(len(roles))]
-            rendered = self._prompts([[{"role": r, "content": p} for r, p in zip(roles, probes, strict=True)]])[0]
-            frame = []
+            said = [{"role": role, "content": probe} for role, probe in zip(roles, probes, strict=True)]
+            try:
+                rest = self._rendered([said])[0]
+            except Exception as error:  # a template may raise anything; there is no text of a record here
+                raise ModelError(f"{REFUSED} {', '.join(roles)}: {_words(error)}") from None
+            parts = []
             for probe in probes:
-                before, found, rendered = rendered.partition(probe)
+                before, found, rest = rest.partition(probe)
                 if not found:
                     raise ModelError(f"{REFUSED} {', '.join(roles)}: it leaves a message out, or moves it")
-                frame.append(before)
-            self._frames[roles] = (*frame, rendered)
+                parts.append(before)
+            self._frames[roles] = self._made((*parts, rest))
         return self._frames[roles]
 
-    def _prompts(self, conversations: list[list[dict[str, str]]]) -> list[str]:
-        from jinja2 import TemplateError
+    def _made(self, parts: tuple[str, ...]) -> _Frame:
+        return _Frame(parts=parts, controls=self._controls(self._encode([PROBE.join(parts)]))[0])
 
-        render = self.tokenizer.apply_chat_template
+    def _prompts(self, said: list[list[dict[str, str]]], texts: list[list[str]], frames: list[_Frame]) -> list[str]:
+        if self._verbatim:
+            return [frame.around(contents) for frame, contents in zip(frames, texts, strict=True)]
         try:
-            return list(render(conversations, tokenize=False, add_generation_prompt=True)) if conversations else []
-        except TemplateError as error:
-            roles = sorted({message["role"] for said in conversations for message in said})
-            raise ModelError(f"{REFUSED} {', '.join(roles)}: {' '.join(str(error).split())}") from error
+            return self._rendered(said)
+        except Exception as error:  # a template may raise anything, with the record's text in it
+            raise ModelError(f"template: it fails on a record: {type(error).__name__}") from None
+
+    def _rendered(self, conversations: list[list[dict[str, str]]]) -> list[str]:
+        render = self.tokenizer.apply_chat_template
+        return list(render(conversations, tokenize=False, add_generation_prompt=True)) if conversations else []
+
+    def _probes(self) -> tuple[str, str]:
+        """A prompt, and the same with its answer."""
+        from jinja2 import TemplateSyntaxError
+
+        asked = [{"role": "user", "content": PROBE}]
+        answered = [*asked, {"role": "assistant", "content": PROBE}]
+        try:
+            return self._rendered([asked])[0], str(self.tokenizer.apply_chat_template(answered, tokenize=False))
+        except TemplateSyntaxError as error:
+            raise ModelError(f"template: line {error.lineno}: {error.message}") from None
+        except Exception as error:  # a template may raise anything
+            raise ModelError(f"template: it cannot render a question and its answer: {_words(error)}") from None
+
+    def _repeated_head(self, before: str) -> tuple[str, str]:
+        """What stands before the last control token in front of the text, without and with that token.
+
+        A control token parts the text: what stands before it is encoded alone. So these ids are the same in each
+        prompt that begins so, unless a longer control token can begin there.
+        """
+        controls = self._controls(self._encode([before]))[0]
+        if not controls:
+            return "", ""
+        last: str = self.tokenizer.convert_ids_to_tokens(controls[-1])
+        names = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        head, _, _ = before.rpartition(last)
+        alone, rest, whole = self._encode([head, before[len(head) :] + PROBE, before + PROBE])
+        safe = alone + rest == whole and not any(last in name for name in names - {last})
+        return (head, head + last) if safe else ("", "")
+
+    def _encode_prompts(self, prompts: list[str]) -> list[list[int]]:
+        starts = [len(self.head) if prompt.startswith(self._prefix) else 0 for prompt in prompts]
+        rows = self._encode([prompt[start:] for prompt, start in zip(prompts, starts, strict=True)])
+        return [self._head_ids + ids if start else ids for ids, start in zip(rows, starts, strict=True)]
 
     def _stop(self, closing: str) -> str:
         """What closes an answer, up to and with its first control token; the end-of-text token where there is none."""
@@ -228,30 +248,37 @@ class Renderer:
         return closing + str(self.tokenizer.eos_token)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        ids: list[list[int]] = self.tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        return ids
+        return [row.ids for row in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _text_only(self) -> Any:
+        """The tokenizer as one that takes control tokens for text."""
+        backend = copy.deepcopy(self._backend)
+        backend.encode_special_tokens = True
+        return backend
 
     def _plain(self, text: str) -> list[int]:
         """The ids of a text as text alone; some vocabularies hold a control token as a piece, which is spelled then."""
-        tokenizer = self.tokenizer
-        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        held = self.control - {tokenizer.unk_token_id}
+        ids = self._text_only.encode(text, add_special_tokens=False).ids
+        held = self.control - {self.tokenizer.unk_token_id}
         return [part for index in ids for part in (self._spelled(index) if index in held else [index])]
 
     def _spelled(self, index: int) -> list[int]:
-        model = self.tokenizer.backend_tokenizer.model
+        model = self._backend.model
         name = self.tokenizer.convert_ids_to_tokens(index)
         return [token.id for character in name for token in model.tokenize(character)]
 
-    def _controls(self, ids: list[int]) -> Counter[int]:
-        return Counter(index for index in ids if index in self.control)
+    def _controls(self, rows: list[list[int]]) -> list[list[int]]:
+        """The control tokens of each row, in order."""
+        lengths = [len(ids) for ids in rows]
+        flat = np.fromiter(chain.from_iterable(rows), np.int32, sum(lengths))
+        places = np.flatnonzero(np.isin(flat, self._control_ids))
+        owners = np.searchsorted(np.cumsum(lengths), places, side="right")
+        found: list[list[int]] = [[] for _ in rows]
+        for owner, index in zip(owners.tolist(), flat[places].tolist(), strict=True):
+            found[owner].append(index)
+        return found
 
 
-def _automatic_prefix(tokenizer: Any) -> str:
-    """The token that this tokenizer puts before every text, such as BOS; empty where it puts none."""
-    first: int = tokenizer("a")["input_ids"][0]
-    return str(tokenizer.convert_ids_to_tokens(first)) if first in tokenizer.all_special_ids else ""
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

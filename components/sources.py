@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from components.errors import DataError, ModelError, UserError
 from components.records import canonical_json, path_digest
 
-Kind = Literal["dataset", "model"]
+Kind = Literal["dataset", "model", "template"]
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 DATA_SUFFIXES = (".jsonl", ".parquet", ".csv", ".json")
 # What changes when the bytes of a remote object change, in the words of the stores that fsspec speaks to.
@@ -45,7 +45,7 @@ def where(uri: str) -> Literal["local", "hub", "remote"]:
     """Tells from its form where a source lies; a local path wins over a hub id of the same name."""
     if "://" in uri:
         return "local" if uri.startswith("file://") else "remote"
-    looks_local = uri.startswith(("/", "./", "../", "~")) or uri.lower().endswith(DATA_SUFFIXES)
+    looks_local = uri.startswith(("/", "./", "../", "~")) or uri.lower().endswith((*DATA_SUFFIXES, ".jinja"))
     if looks_local or Path(uri).exists() or not HUB_ID.match(uri):
         return "local"
     return "hub"
@@ -76,6 +76,8 @@ def check_local(uri: str, kind: Kind, *, weights: bool = True) -> None:
         _fail(kind, f"{path} is not a model folder: it has no config.json")
     if kind == "model" and weights and not any(path.glob("*.safetensors")):
         _fail(kind, f"{path} has no weights in safetensors; save the model again with save_pretrained")
+    if kind == "template" and not path.is_file():
+        _fail(kind, f"{path} is a folder; give a Jinja file")
     if kind == "dataset" and not (path.is_file() and path.name.lower().endswith(DATA_SUFFIXES)):
         _fail(kind, f"{path} is not a data file; allowed: {', '.join(DATA_SUFFIXES)}")
 
@@ -125,7 +127,7 @@ def cache_folder() -> Path:
 
 def _fail(kind: Kind, message: str) -> NoReturn:
     error: type[UserError] = DataError if kind == "dataset" else ModelError
-    raise error(f"{'dataset' if kind == 'dataset' else 'base_model'}: {message}")
+    raise error(f"{'base_model' if kind == 'model' else kind}: {message}")
 
 
 def _filesystem(uri: str, kind: Kind) -> tuple[Any, str]:
@@ -177,7 +179,7 @@ def _download(pinned: Pinned, kind: Kind) -> Path:
         except OSError:
             if not folder.exists():  # otherwise another process was first, with the same bytes
                 raise
-    return folder / Path(root).name if kind == "dataset" else folder
+    return folder if kind == "model" else folder / Path(root).name
 
 
 def _hub_commit(name: str, revision: str | None, kind: Kind) -> str:

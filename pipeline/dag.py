@@ -52,6 +52,7 @@ def build(settings: Settings) -> Any:
             resolve(
                 dataset=p["dataset"],
                 base_model=p["base_model"],
+                template=p["template"],
                 registry=p["registry"],
                 model_name=p["model_name"],
                 configuration=configuration,
@@ -71,7 +72,14 @@ def build(settings: Settings) -> Any:
         ).outputs
 
         encoded = on(
-            tokenize(records=data["records"], template=p["template"], max_length=p["max_length"], **base)
+            tokenize(
+                records=data["records"],
+                template=pins["template"],
+                template_digest=pins["template_digest"],
+                max_length=p["max_length"],
+                too_long=p["too_long"],
+                **base,
+            )
         ).outputs
 
         sides = on(

@@ -8,8 +8,9 @@ from components.errors import ParameterError
 from components.evaluate.evaluate import PRECISIONS as EVAL_PRECISIONS
 from components.ingest.ingest import parse_columns
 from components.registry import check_address
-from components.rendering import TEMPLATES
 from components.split.split import test_fraction
+from components.templates import check_template
+from components.tokenize.tokenize import TOO_LONG
 from components.train.config import METHODS, NO_NEW_TOKENS, PRECISIONS, SCHEDULES
 
 
@@ -53,13 +54,19 @@ class Parameters:
     )
     template: str = parameter(
         "dolly",
-        "How a record is put to the model: dolly, or base for the base model's own chat template.",
-        choices=TEMPLATES,
+        "How a record is put to the model: dolly, base for the base model's own chat template, "
+        "or the path or URI of a Jinja chat template (*.jinja).",
     )
     max_length: int = parameter(
         0,
-        "Records of this many tokens or more are dropped and counted; 0: what the model was built for, at most 2048.",
+        "A record fits if it has fewer tokens; 0: what the model was built for, at most 2048.",
         minimum=0,
+    )
+    too_long: str = parameter(
+        "drop",
+        "What becomes of a record that does not fit: drop it; truncate_context, and drop it if that is not enough; "
+        "or error. Counted by category.",
+        choices=TOO_LONG,
     )
     test_size: float = parameter(
         0.1,
@@ -109,6 +116,7 @@ class Parameters:
         for entry in fields(self):
             _check(entry, getattr(self, entry.name))
         parse_columns(self.columns)
+        check_template(self.template)
         test_fraction(self.test_size)
         if self.registry:  # a local run fills in its own
             check_address(self.registry)

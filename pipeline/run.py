@@ -12,6 +12,7 @@ from components import code_digest
 from components.errors import ParameterError, PipelineError
 from components.records import path_digest, write_json
 from components.sources import check_local, local_path, where
+from components.templates import TEMPLATES
 from pipeline.local_log import StepFailedError, StepLog
 from pipeline.settings import Settings, load
 from pipeline.summary import show, summarise
@@ -103,6 +104,9 @@ def prepare(settings: Settings, output: Path) -> Settings:
     p = settings.parameters
     check_local(p.dataset, "dataset")
     check_local(p.base_model, "model")
+    own_template = p.template not in TEMPLATES
+    if own_template:
+        check_local(p.template, "template")
     if output.exists() and not output.is_dir():
         raise ParameterError(f"--output {output} is a file; give a folder")
     shared = shared_folder(output)
@@ -111,6 +115,7 @@ def prepare(settings: Settings, output: Path) -> Settings:
         p,
         dataset=str(local_path(p.dataset)) if where(p.dataset) == "local" else p.dataset,
         base_model=str(local_path(p.base_model)) if where(p.base_model) == "local" else p.base_model,
+        template=str(local_path(p.template)) if own_template and where(p.template) == "local" else p.template,
         checkpoints=p.checkpoints or str(shared / "checkpoints"),
         registry=registry,
     )

@@ -67,6 +67,7 @@ def write_tokens(path: Path, records: Iterable[dict[str, str]]) -> Path:
             "input_ids": [1, 2, 3],
             "loss_start": 1,
             "target_bytes": len(record["response"].encode()),
+            "context_length": len(record["context"]),
         }
         for record in records
     )

@@ -64,8 +64,12 @@ def evaluate(
         store = Registry(registry, model_name)
         folders["champion"] = store.download(store.version(champion))
     rows = list(read_table(test))
-    tested = {row["id"] for row in rows}
-    texts = {record["id"]: record for record in read_table(records) if record["id"] in tested}
+    cuts = {row["id"]: row["context_length"] for row in rows}
+    texts = {
+        record["id"]: {**record, "context": record["context"][: cuts[record["id"]]]}
+        for record in read_table(records)
+        if record["id"] in cuts
+    }
     asked = [row for row in rows if texts[row["id"]]["instruction"]]  # plain text asks nothing
     questions = [texts[row["id"]] for row in _sampled(asked)] if include_samples else []
     scores, answers = {}, {}

@@ -35,6 +35,6 @@ def register(
         registry=registry,
         model_name=model_name,
         registered=Path(registered.path),
-        **{name: value for name, value in pinned.items() if name != "registry_id"},
+        **{name: value for name, value in pinned.items() if name not in ("registry_id", "template", "template_digest")},
     )
     registered.metadata.update(result)

@@ -9,6 +9,7 @@ from components.kfp_step import step
 def resolve(
     dataset: str,
     base_model: str,
+    template: str,
     registry: str,
     model_name: str,
     configuration: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
@@ -19,14 +20,21 @@ def resolve(
         ("dataset_digest", str),
         ("base_model", str),
         ("base_model_digest", str),
+        ("template", str),
+        ("template_digest", str),
         ("champion", str),
         ("registry_id", str),
         ("run_digest", str),
     ],
 ):
-    """Pin the dataset, the base model and the champion to digests."""
+    """Pin the dataset, the base model, the template and the champion to digests."""
     from components.resolve.resolve import resolve as run
 
     return run(
-        dataset=dataset, base_model=base_model, registry=registry, model_name=model_name, configuration=configuration
+        dataset=dataset,
+        base_model=base_model,
+        template=template,
+        registry=registry,
+        model_name=model_name,
+        configuration=configuration,
     )

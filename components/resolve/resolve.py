@@ -7,6 +7,7 @@ from components import code_digest
 from components.records import canonical_json, digest, write_json
 from components.registry import COMPARED_WITH, RUN_DIGEST, Registry
 from components.sources import pin
+from components.templates import pin_template
 
 
 class Resolved(NamedTuple):
@@ -16,6 +17,8 @@ class Resolved(NamedTuple):
     dataset_digest: str
     base_model: str
     base_model_digest: str
+    template: str
+    template_digest: str
     champion: str
     registry_id: str
     run_digest: str
@@ -25,12 +28,13 @@ def resolve(
     *,
     dataset: str,
     base_model: str,
+    template: str = "dolly",
     registry: str,
     model_name: str,
     configuration: dict[str, Any],
     output: Path | None = None,
 ) -> Resolved:
-    """Pins the dataset, the base model and the champion of a run.
+    """Pins the dataset, the base model, the template and the champion of a run.
 
     A run that made the present champion is compared with the model that it was compared with then, so the
     same run a second time asks the same question and finds every answer in the cache.
@@ -38,6 +42,7 @@ def resolve(
     Args:
         dataset: Local path, fsspec URI or hub id (org/name@revision) of the dataset.
         base_model: Local folder, fsspec URI or hub id (org/name@revision) of the base model.
+        template: dolly, base, or a Jinja file's path or URI.
         registry: The MLflow registry: sqlite:///FILE or http(s)://HOST.
         model_name: The registered model's name.
         configuration: Every other parameter that the result depends on.
@@ -45,7 +50,8 @@ def resolve(
     """
     data = pin(dataset, "dataset")
     model = pin(base_model, "model")
-    run_digest = digest(code_digest(), data.digest, model.digest, canonical_json(configuration))
+    chat = pin_template(template)
+    run_digest = digest(code_digest(), data.digest, model.digest, chat.digest, canonical_json(configuration))
     store = Registry(registry, model_name)
     registry_id = store.identity()
     champion = store.champion()
@@ -54,7 +60,14 @@ def resolve(
         opponent = champion.tags.get(COMPARED_WITH, "")
     elif store.holds(run_digest):
         registry_id += " (demoted)"  # somebody moved the alias: what register reported then is no longer so
-    resolved = Resolved(data.uri, data.digest, model.uri, model.digest, opponent, registry_id, run_digest)
+    resolved = Resolved(
+        *(data.uri, data.digest),
+        *(model.uri, model.digest),
+        *(chat.uri, chat.digest),
+        champion=opponent,
+        registry_id=registry_id,
+        run_digest=run_digest,
+    )
     for name, value in resolved._asdict().items():
         print(f"{name}: {value or 'none'}")
     if output:

@@ -11,12 +11,14 @@ def tokenize(
     base_model: str,
     base_model_digest: str,
     template: str,
+    template_digest: str,
     max_length: int,
+    too_long: str,
     tokens: Output[Dataset],
     tokenizer: Output[Artifact],
     metrics: Output[Metrics],
 ) -> None:
-    """Render and encode every record, and drop those that do not fit."""
+    """Render and encode every record, and drop or cut those that do not fit."""
     from pathlib import Path
 
     from components.tokenize.tokenize import tokenize as run
@@ -26,7 +28,9 @@ def tokenize(
         base_model=base_model,
         base_model_digest=base_model_digest,
         template=template,
+        template_digest=template_digest,
         max_length=max_length,
+        too_long=too_long,
         tokens=Path(tokens.path),
         tokenizer=Path(tokenizer.path),
         metrics=Path(metrics.path),

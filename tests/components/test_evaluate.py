@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from components.evaluate.evaluate import evaluate
 from components.evaluate.perplexity import Scores, bootstrap, interval, score
 from components.models import load_model
-from components.rendering import Renderer, apply_template, load_tokenizer
+from components.rendering import Renderer, load_tokenizer
+from components.templates import apply_template
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def rows(dolly: Path, tokenizer: Any) -> list[dict[str, Any]]:
             "input_ids": row.input_ids,
             "loss_start": row.loss_start,
             "target_bytes": len(records[index]["response"].encode()),
+            "context_length": len(records[index]["context"]),
         }
         for index, row in enumerate(encoded)
         if len(row.input_ids) < 512

@@ -1,7 +1,10 @@
 """tokenize: what the model is trained on is what a server feeds it, and no text of a user is ever a control token."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +18,8 @@ from hypothesis import strategies as st
 
 from components.errors import DataError, ModelError, ParameterError
 from components.records import path_digest, read_json, read_table, split_key
-from components.rendering import Renderer, apply_template, load_tokenizer, user_message
+from components.rendering import Renderer, load_tokenizer, user_message
+from components.templates import apply_template
 from components.tokenize.tokenize import tokenize
 from tests.conftest import make_record, write_records
 
@@ -343,29 +347,6 @@ def test_a_base_model_without_a_template_has_none_to_use(
     _assert_one_line(caught.value, "template=base", "template=dolly")
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for m in messages %}{% if loop.last %}{{ m['content'] }}{% endif %}{% endfor %}",
-        "{{ messages | length }}",
-    ],
-    ids=["only the last message", "no text"],
-)
-def test_a_template_that_no_answer_can_be_learned_from_is_refused(stories: Path, tmp_path: Path, template: str) -> None:
-    base = tmp_path / "base"
-    shutil.copytree(stories, base, copy_function=shutil.copyfile)
-    (base / "chat_template.jinja").write_text(template, encoding="utf-8")
-    with pytest.raises(ModelError) as caught:
-        run(tmp_path, base, template="base")
-    _assert_one_line(caught.value, "template")
-
-
-def test_an_unknown_template_is_named(stories: Path, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError) as caught:
-        run(tmp_path, stories, template="alpaca")
-    _assert_one_line(caught.value, "template='alpaca'", "dolly, base")
-
-
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
     with pytest.raises(ModelError) as caught:
@@ -397,6 +378,67 @@ def test_when_no_record_fits_it_is_an_error(stories: Path, tmp_path: Path) -> No
     _assert_one_line(caught.value, "none of 4 records", "max_length=5")
 
 
+def of_lengths(count: int, category: str = "closed_qa") -> list[dict[str, str]]:
+    """Records whose contexts grow by a line, some with emoji, each with a word of its own."""
+    return [
+        make_record(f"Question {number}", f"Answer {number}.", f"line {number} 🦩\n" * number, category)
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_context_is_cut_until_the_record_fits_and_nothing_else_is(
+    tokenizer_folder: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    base, records = tokenizer_folder(name), of_lengths(40)
+    whole = run(tmp_path / "whole", base, records, max_length=2000)
+    limit = len(whole.rows[20]["input_ids"])
+    cut = run(tmp_path / "cut", base, records, max_length=limit, too_long="truncate_context")
+    assert [row["id"] for row in cut.rows] == [record["id"] for record in records]
+    assert cut.rows[:20] == whole.rows[:20]
+    for row, uncut, record in zip(cut.rows[20:], whole.rows[20:], records[20:], strict=True):
+        assert limit - 12 < len(row["input_ids"]) < limit, "no more is cut than must be, but for a line and its emoji"
+        assert row["input_ids"][row["loss_start"] :] == uncut["input_ids"][uncut["loss_start"] :]
+        assert row["key"] == split_key(record["instruction"], record["context"], record["response"])
+        kept = {**record, "context": record["context"][: row["context_length"]]}
+        assert row["input_ids"][: row["loss_start"]] == served(cut.tokenizer, kept)
+        assert 0 < row["context_length"] < uncut["context_length"] == len(record["context"])
+    assert cut.metrics["truncated_by_category"] == {"closed_qa": 20}
+    assert (cut.counts["truncated"], cut.counts["too_long"], cut.metrics["removed"]) == (20, 0, {})
+
+
+def test_what_does_not_fit_even_without_its_context_is_dropped(stories: Path, tmp_path: Path) -> None:
+    long = "word " * 300
+    records = [make_record("a", "b", long, "cut"), make_record(long, "b", "c", "asked"), make_record("a", long)]
+    result = run(tmp_path, stories, records, max_length=200, too_long="truncate_context")
+    assert [row["id"] for row in result.rows] == [records[0]["id"]]
+    assert result.metrics["too_long_by_category"] == {"asked": 1, "open_qa": 1}
+    assert result.metrics["truncated_by_category"] == {"cut": 1}
+    assert result.metrics["removed"] == {"too_long": 2}
+
+
+@settings(max_examples=30)
+@given(
+    context=st.text(min_size=1, max_size=80) | st.lists(st.sampled_from(FORGERIES), min_size=5).map("".join),
+    limit=st.integers(70, 120),
+)
+def test_any_context_can_be_cut(renderer: Renderer, tmp_path: Path, context: str, limit: int) -> None:
+    shorter = renderer.shorten(context, limit // 10)
+    assert len(shorter) < len(context)
+    assert context.startswith(shorter)
+
+
+def test_too_long_can_be_an_error_with_its_counts(stories: Path, tmp_path: Path) -> None:
+    records = [*of_lengths(30), *of_lengths(40, "other")[30:]]
+    with pytest.raises(DataError) as caught:
+        run(tmp_path, stories, records, max_length=400, too_long="error")
+    _assert_one_line(caught.value, "of 40 records have max_length=400 tokens or more (", "other 10", "closed_qa ")
+    assert len(run(tmp_path, stories, records, max_length=2000, too_long="error").rows) == 40
+    with pytest.raises(ParameterError) as unknown:
+        run(tmp_path, stories, records, too_long="cut")
+    _assert_one_line(unknown.value, "too_long='cut'", "drop, truncate_context, error")
+
+
 @pytest.mark.parametrize(
     ("config", "length"),
     [
@@ -425,6 +467,21 @@ def test_the_same_records_give_the_same_bytes(stories: Path, tmp_path: Path) -> 
         run(tmp_path / place, stories)
         digests.append([path_digest(tmp_path / place / name) for name in ("tokens", "tokenizer", "tokenize.json")])
     assert digests[0] == digests[1]
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(stories: Path, tmp_path: Path) -> None:
+    """One thread encodes here; their number is read when a process starts, so another needs a process of its own."""
+    records = of_lengths(1500)
+    run(tmp_path / "here", stories, records)
+    places = {name: str(tmp_path / "there" / name) for name in ("tokens", "tokenizer", "metrics")}
+    command = [
+        *(sys.executable, "-m", "components.tokenize", f"--records={tmp_path / 'here' / 'records'}"),
+        *(f"--base_model={stories}", "--base_model_digest=", *(f"--{name}={path}" for name, path in places.items())),
+    ]
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": "5"}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert path_digest(Path(places["tokens"])) == path_digest(tmp_path / "here" / "tokens")
+    assert path_digest(Path(places["metrics"])) == path_digest(tmp_path / "here" / "tokenize.json")
 
 
 def _assert_one_line(error: Exception, *named: str) -> None:
