@@ -2,11 +2,14 @@
 
 Same model (GPT-NeoX of Pythia-14m's shape, random weights), records (dolly-15k's first 200 after a seeded shuffle),
 batches of 8, float32 and AdamW. The baseline is transformers' Trainer over random batches padded to a multiple of 8,
-with logits at every position. Both run without DeepSpeed, in processes of their own, in turn.
+with logits at every position. Each runs in a process of its own, in turn; ours with DeepSpeed, as always.
 """
 
 import argparse
+import contextlib
+import io
 import json
+import os
 import random
 import resource
 import statistics
@@ -87,6 +90,7 @@ def worker(side: str, folder: Path) -> dict[str, float]:
 
 def measure(side: str, folder: Path) -> dict[str, float]:
     """Trains one epoch: useful tokens and targets a second, padding, memory, loss on the same held-out records."""
+    import torch
     import transformers
 
     from components.evaluate.perplexity import score
@@ -95,28 +99,22 @@ def measure(side: str, folder: Path) -> dict[str, float]:
 
     transformers.logging.set_verbosity_error()
     rows, held_out = list(read_table(folder / "train")), list(read_table(folder / "test"))
-    trainer, padded = (ours if side == "ours" else baseline)(folder, rows)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    trainer.save_model(str(folder / side))
-    tuned = load_model(folder / side, 0, trainer.model.dtype)
+    seconds, steps, computed, peak = (ours if side == "ours" else baseline)(folder, rows)
+    tuned = load_model(folder / side, 0, torch.float32)
     scores = score(tuned, held_out, batch_size=BATCH)
     useful = sum(len(row["input_ids"]) for row in rows)
     return {
         "tokens_per_second": useful / seconds,
         "targets_per_second": sum(len(row["input_ids"]) - row["loss_start"] for row in rows) / seconds,
-        "padding": 1 - useful / max(useful, padded()),
-        "peak_mib": (peak - before) / 1024,
-        "seconds_per_step": seconds / trainer.state.global_step,
+        "padding": 1 - useful / max(useful, computed),
+        "peak_mib": peak,
+        "seconds_per_step": seconds / steps,
         "held_out_loss": float(scores.nll.sum() / scores.tokens.sum()),
     }
 
 
 def arguments_for(folder: Path) -> Any:
-    """The same for both sides."""
+    """The baseline's, which ours has as well."""
     from transformers import TrainingArguments
 
     return TrainingArguments(
@@ -136,22 +134,54 @@ def arguments_for(folder: Path) -> Any:
     )
 
 
-def ours(folder: Path, _: list[dict[str, Any]]) -> tuple[Any, Any]:
-    """The trainer of the train step, and how many tokens it computes on."""
-    import pyarrow.parquet as pq
-    import torch
-
-    from components.models import load_model
-    from components.train.batches import Rows
-    from components.train.trainer import ExactTrainer
-
-    model = load_model(folder / "base", 0, torch.float32)
-    table = Rows(pq.read_table(folder / "train"))
-    trainer = ExactTrainer(model=model, args=arguments_for(folder), train_rows=table, eval_rows=table)
-    return trainer, lambda: trainer.tokens_seen
+def peak_mib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def baseline(folder: Path, rows: list[dict[str, Any]]) -> tuple[Any, Any]:
+def ours(folder: Path, _: list[dict[str, Any]]) -> tuple[float, int, int, float]:
+    """The train step's loop on one rank; seconds, steps, tokens computed on, MiB above the loaded model."""
+    from components.train.config import TrainConfig
+    from components.train.engine import save
+    from components.train.interruption import Interruption
+    from components.train.loop import Loop
+    from components.train.worker import Worker
+
+    os.environ.update(
+        RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0", DS_ACCELERATOR="cpu"
+    )
+    config = TrainConfig(
+        train=folder / "train",
+        test=folder / "test",
+        tokenizer=folder / "tokenizer",
+        base_model=str(folder / "base"),
+        model=folder / "ours",
+        curves=folder / "curves.json",
+        metrics=folder / "metrics.json",
+        epochs=1,
+        learning_rate=1e-3,
+        lr_scheduler="constant",
+        per_device_batch_size=BATCH,
+        per_device_eval_batch_size=BATCH,
+        gradient_checkpointing=False,
+        precision="fp32",
+        zero_stage=0,
+        logging_steps=1000,
+        eval_steps=0,
+        seed=SEED,
+    )
+    worker = Worker(config)
+    state, engine = worker.begin(None)
+    loop = Loop(config, engine, worker.rows, worker.held_out, state, None, Interruption())
+    before = peak_mib()
+    with contextlib.redirect_stdout(io.StringIO()):
+        loop.run()
+    peak = peak_mib() - before
+    save(engine, worker.tokenizer, config)
+    return state.seconds, state.step, state.tokens, peak
+
+
+def baseline(folder: Path, rows: list[dict[str, Any]]) -> tuple[float, int, int, float]:
     """Dolly's recipe: padded random batches, labels of -100 before the answer, the model's own loss."""
     import torch
     from transformers import AutoModelForCausalLM, Trainer
@@ -173,7 +203,12 @@ def baseline(folder: Path, rows: list[dict[str, Any]]) -> tuple[Any, Any]:
 
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     trainer = Trainer(model=model, args=arguments_for(folder), train_dataset=rows, data_collator=pad)
-    return trainer, lambda: computed
+    before = peak_mib()
+    started = time.perf_counter()
+    trainer.train()
+    seconds, peak = time.perf_counter() - started, peak_mib() - before
+    trainer.save_model(str(folder / "baseline"))
+    return seconds, trainer.state.global_step, computed, peak
 
 
 def report(runs: dict[str, list[dict[str, float]]]) -> None:

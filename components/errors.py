@@ -1,11 +1,14 @@
 """The error tree. Whoever catches one can tell the user's mistake from a failure by its exit code.
 
 PipelineError          exit 1: something failed
+├── ResumableError     exit 75: stopped on request; the same command goes on from the checkpoint
 └── UserError          exit 2: the input is wrong; the message says what is allowed and what to do
     ├── ParameterError     a parameter's name or value
     ├── DataError          the dataset
     └── ModelError         the base model, its tokenizer or its template
 """
+
+import os
 
 
 class PipelineError(Exception):
@@ -16,6 +19,12 @@ class PipelineError(Exception):
 
 class TrainingError(PipelineError):
     """A training process failed; the message names the rank and its own reason."""
+
+
+class ResumableError(PipelineError):
+    """The training was stopped on request, such as SIGTERM; started again it resumes."""
+
+    exit_code = os.EX_TEMPFAIL
 
 
 class RegistryError(PipelineError):

@@ -11,7 +11,14 @@ from components.registry import check_address
 from components.split.split import test_fraction
 from components.templates import check_template
 from components.tokenize.tokenize import TOO_LONG
-from components.train.config import METHODS, NO_NEW_TOKENS, PRECISIONS, SCHEDULES
+from components.train.config import (
+    METHODS,
+    NO_NEW_TOKENS,
+    OFFLOADS,
+    PRECISIONS,
+    SCHEDULES,
+    check_offload,
+)
 
 
 def parameter(
@@ -99,7 +106,16 @@ class Parameters:
         "", "Folder that outlives the run, for checkpoints to resume from; empty: none are written."
     )
     save_steps: int = parameter(200, "Optimizer steps between checkpoints.", minimum=1)
-    save_total_limit: int = parameter(3, "Checkpoints to keep.", minimum=1)
+    save_total_limit: int = parameter(3, "Checkpoints to keep; the best one stays besides.", minimum=1)
+    early_stopping_patience: int = parameter(
+        0,
+        "Held-out evaluations in a row without a lower loss that end the training with the best weights; 0: never.",
+        minimum=0,
+    )
+    offload: str = parameter(
+        "none", "What ZeRO keeps in the host's memory; parameters means the optimizer's state too.", choices=OFFLOADS
+    )
+    grace_seconds: int = parameter(120, "Seconds for a last checkpoint after SIGTERM.", minimum=0)
     eval_precision: str = parameter("fp32", "Number format of the evaluation.", choices=EVAL_PRECISIONS)
     include_samples: bool = parameter(
         False, "Show three test questions with the models' answers in the report. This is record text."
@@ -125,6 +141,7 @@ class Parameters:
                 raise ParameterError(f"{name} must not be empty")
         if self.method == "lora" and self.template == "dolly" and self.zero_stage == 3:
             raise ParameterError(f"zero_stage=3 is not allowed with method=lora and template=dolly: {NO_NEW_TOKENS}")
+        check_offload(self.offload, self.zero_stage)
 
     @classmethod
     def parse(cls, texts: dict[str, str], defaults: dict[str, Any] | None = None) -> "Parameters":

@@ -1,73 +1,137 @@
-"""Which rows each rank takes at each micro-batch: every row once an epoch, on any number of ranks.
+"""Which rows each rank takes at each optimizer step: every row once an epoch, on any number of ranks.
 
-The global batches of an epoch depend on the seed, the epoch and the global batch size alone. The last one is
+A step's global batch depends on the seed, the epoch and the global batch size alone. The last one of an epoch is
 filled up with nothing rather than with repeated rows, so a loss over the global batch's targets stays exact.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from torch.utils.data import DataLoader, Sampler
 
 from components.packing import flatten
 
-
-@dataclass(kw_only=True)
-class GlobalBatches(Sampler[list[int]]):
-    """The row numbers of one rank's micro-batches, one list each; a list can be empty in the last global batch."""
-
-    rows: int
-    micro_batch: int
-    accumulation: int
-    rank: int
-    world_size: int
-    seed: int
-    epoch: int = 0
-
-    @property
-    def global_batch(self) -> int:
-        """Rows an optimizer step."""
-        return self.micro_batch * self.accumulation * self.world_size
-
-    def __len__(self) -> int:
-        return -(-self.rows // self.global_batch) * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
-        for index in range(len(self)):
-            # micro-batch by micro-batch, then rank by rank: a global batch is one run of the order
-            step, micro = divmod(index, self.accumulation)
-            start = step * self.global_batch + (micro * self.world_size + self.rank) * self.micro_batch
-            yield order[start : start + self.micro_batch]
+Numbers = npt.NDArray[np.int64]
 
 
 class Rows(Sequence[dict[str, Any]]):
     """Token rows held in Arrow, read by number."""
 
-    def __init__(self, table: Any) -> None:
-        self.table = table
+    def __init__(self, path: Path) -> None:
+        self.table = pq.read_table(path)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.__getitems__([index])[0]
+        return self.take([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """What DataLoader asks for: all rows of a batch at once."""
-        return list(self.table.take(pa.array(indices, pa.int64())).to_pylist())
+    def take(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows by their numbers, in that order."""
+        return list(self.table.take(pa.array(numbers, pa.int64())).to_pylist())
+
+    def ids(self, numbers: Sequence[int]) -> list[str]:
+        """The record ids of rows."""
+        return list(self.table["id"].take(pa.array(numbers, pa.int64())).to_pylist())
+
+    @cached_property
+    def lengths(self) -> Numbers:
+        """Tokens of each row; shape (rows,)."""
+        import pyarrow.compute as pc
+
+        return np.asarray(pc.list_value_length(self.table["input_ids"]).to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def targets(self) -> Numbers:
+        """Target tokens of each row; shape (rows,). Nothing predicts a first token."""
+        starts = np.maximum(1, self.table["loss_start"].to_numpy())
+        return np.asarray(np.maximum(0, self.lengths - starts), dtype=np.int64)
 
 
-class EpochLoader(DataLoader[dict[str, torch.Tensor]]):
-    """A loader of flattened micro-batches whose order follows the epoch that it is told."""
+@dataclass(frozen=True, kw_only=True)
+class GlobalBatches:
+    """How global batches are cut into micro-batches, and which of them a rank takes."""
 
-    def __init__(self, rows: Rows, batches: GlobalBatches, pin_memory: bool) -> None:
-        super().__init__(rows, batch_sampler=batches, collate_fn=flatten, pin_memory=pin_memory)  # type: ignore[arg-type]
-        self.batches = batches
+    lengths: Numbers
+    micro_batch: int
+    accumulation: int
+    rank: int
+    world_size: int
+    seed: int | None  # None: in the order of the file, for evaluation
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by transformers' Trainer at the start of each epoch."""
-        self.batches.epoch = epoch
+    @property
+    def size(self) -> int:
+        """Rows an optimizer step."""
+        return self.micro_batch * self.accumulation * self.world_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every row is taken once."""
+        return -(-len(self.lengths) // self.size)
+
+    def rows(self, step: int) -> list[int]:
+        """The rows of a global batch; step counts from 0 over all epochs."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return [int(row) for row in self._order(epoch)[index * self.size : (index + 1) * self.size]]
+
+    def micro_batches(self, step: int) -> list[list[int]]:
+        """This rank's micro-batches of a step, as row numbers; one can be empty in the last global batch.
+
+        Rows go, longest first, where the fewest tokens are, so that no rank waits long for another and no
+        micro-batch needs much more memory than the rest.
+        """
+        rows = sorted(self.rows(step), key=lambda row: (-self.lengths[row], row))
+        cells: list[list[int]] = [[] for _ in range(self.accumulation * self.world_size)]
+        tokens = [0] * len(cells)
+        for row in rows:
+            open_cells = (number for number, cell in enumerate(cells) if len(cell) < self.micro_batch)
+            chosen = min(open_cells, key=tokens.__getitem__)
+            cells[chosen].append(row)
+            tokens[chosen] += int(self.lengths[row])
+        return cells[self.rank :: self.world_size]
+
+    def _order(self, epoch: int) -> Numbers:
+        if self.seed is None:
+            return np.arange(len(self.lengths))
+        return _permutation(len(self.lengths), self.seed + epoch)
+
+
+def flattened(rows: Rows, batches: list[list[int]], device: torch.device) -> Iterator[dict[str, Any]]:
+    """Micro-batches on the device; on a GPU the next one is made while this one is computed on."""
+
+    def make(numbers: list[int]) -> dict[str, Any]:
+        batch = flatten(rows.take(numbers))
+        return {name: _pinned(value, device) for name, value in batch.items()}
+
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = [pool.submit(make, numbers) for numbers in batches]
+        for future in upcoming:
+            yield {name: _moved(value, device) for name, value in future.result().items()}
+
+
+def _pinned(value: Any, device: torch.device) -> Any:
+    return value.pin_memory() if isinstance(value, torch.Tensor) and device.type == "cuda" else value
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+
+_orders: dict[tuple[int, int], Numbers] = {}
+
+
+def _permutation(rows: int, seed: int) -> Numbers:
+    """A random order; the last one is kept, because every step of an epoch asks for it."""
+    if (rows, seed) not in _orders:
+        _orders.clear()
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+        _orders[rows, seed] = order.numpy()
+    return _orders[rows, seed]

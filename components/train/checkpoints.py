@@ -1,25 +1,234 @@
-"""Which checkpoints can be resumed from: those that carry a marker, written after everything else."""
+"""Checkpoints that are whole or not there: written aside, synced, listed with digests, renamed, checked on loading.
 
+A checkpoint is the folder checkpoint-STEP with DeepSpeed's files (each rank writes its part), state.json, and the
+marker COMPLETE, which holds the size and SHA-256 of every other file and is written last.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from transformers import TrainerCallback
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
-MARKER = "COMPLETE"
+from components.errors import TrainingError
 
-
-class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all of its files are written."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if dist.is_initialized():
-            dist.barrier()  # every rank writes a part
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARKER).touch()
+MARKER, STATE = "COMPLETE", "state.json"
+PARTIAL = ".partial-"
 
 
-def newest_complete(folder: Path) -> str | None:
-    """The path of the marked checkpoint with the most steps."""
-    complete = [marker.parent for marker in folder.glob(f"checkpoint-*/{MARKER}")]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+class SyncedWriter(TorchCheckpointEngine):
+    """Writes DeepSpeed's files to disk for certain, and keeps an error for later.
+
+    An error raised while one rank writes would leave the others waiting for it in a collective.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: dict[str, list[Any]] = {}
+        self.error: str | None = None
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        with self._remembered():
+            super().makedirs(path, exist_ok)
+
+    def save(self, state_dict: Any, path: str) -> None:
+        with self._remembered():
+            self.written[Path(path).name] = write_synced(Path(path), lambda file: torch.save(state_dict, file))
+
+    @contextlib.contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            self.error = self.error or _reason(error)
+
+
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Args:
+        folder: where they are; shared by all ranks.
+        keep: how many of the newest stay; the best one stays besides.
+        group: a process group on CPU, for what ranks tell each other; None for one rank.
+    """
+
+    def __init__(self, folder: Path, keep: int, group: Any = None) -> None:
+        self.folder, self.keep, self.group = folder, keep, group
+        self.failures = 0
+
+    def save(self, engine: Any, state: dict[str, Any], frozen: bool) -> None:
+        """Writes checkpoint-STEP on all ranks together; where that fails, says so and leaves the earlier ones alone.
+
+        Args:
+            state: what the loop needs to go on, as JSON; step among it.
+            frozen: whether some weights are not trained; those are left out.
+        """
+        final = self.folder / f"checkpoint-{state['step']}"
+        partial = self.folder / f"{PARTIAL}{final.name}"
+        if self._rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        writer = engine.checkpoint_engine = SyncedWriter()
+        engine.save_checkpoint(str(self.folder), tag=partial.name, save_latest=False, exclude_frozen_parameters=frozen)
+        parts = self._gathered((writer.written, writer.error))
+        failed = next((f"rank {rank}: {error}" for rank, (_, error) in enumerate(parts) if error), None)
+        if failed is None and self._rank() == 0:
+            failed = _complete(partial, final, state, {name: item for part, _ in parts for name, item in part.items()})
+        failed = self._gathered(failed)[0] if self.group is not None else failed
+        if failed is not None:
+            self.failures += 1
+            self._give_up(partial, state["step"], failed)
+        elif self._rank() == 0:
+            self._prune(state.get("best_step"))
+
+    def newest_sound(self) -> Path | None:
+        """The newest checkpoint whose files are what its marker says; others are named and passed over."""
+        chosen = next(filter(self._sound, newest_first(self.folder)), None) if self._rank() == 0 else None
+        newest: Path | None = self._gathered(chosen)[0]
+        return newest
+
+    def _sound(self, checkpoint: Path) -> bool:
+        damage = damaged(checkpoint)
+        if damage:
+            print(f"train: {checkpoint} is damaged ({damage}) and is passed over", file=sys.stderr, flush=True)
+        return damage is None
+
+    def _give_up(self, partial: Path, step: int, failed: str) -> None:
+        if self._rank() != 0:
+            return
+        shutil.rmtree(partial, ignore_errors=True)
+        last = next(newest_first(self.folder), None)
+        print(
+            f"train: the checkpoint at step {step} could not be written ({failed}); training goes on; "
+            f"the last good one is {last.name if last else 'none'}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _prune(self, best_step: int | None) -> None:
+        for checkpoint in list(newest_first(self.folder))[self.keep :]:
+            if step_of(checkpoint) != best_step:
+                # without its marker first, so that half of a folder never counts
+                (checkpoint / MARKER).unlink(missing_ok=True)
+                shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _rank(self) -> int:
+        return dist.get_rank() if self.group is not None else 0
+
+    def _gathered(self, value: Any) -> list[Any]:
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+
+def newest_first(folder: Path) -> Iterator[Path]:
+    """The complete checkpoints of a folder."""
+    complete = (marker.parent for marker in folder.glob(f"checkpoint-*/{MARKER}"))
+    yield from sorted((path for path in complete if path.name.split("-")[-1].isdigit()), key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer steps that a checkpoint has behind it."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def damaged(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        files = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return f"{MARKER} cannot be read"
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+        problems = pool.map(lambda item: _problem(checkpoint / item[0], *item[1]), sorted(files.items()))
+        return next(filter(None, problems), None)
+
+
+def write_synced(path: Path, write: Callable[[Any], Any]) -> list[Any]:
+    """Writes a file and waits until it is on disk; gives its size and SHA-256."""
+    with path.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    return [path.stat().st_size, _sha256(path)]
+
+
+def _complete(partial: Path, final: Path, state: dict[str, Any], files: dict[str, list[Any]]) -> str | None:
+    """Marks and renames what all ranks have written; gives the reason where it cannot."""
+    try:
+        text = json.dumps(state).encode()
+        files[STATE] = write_synced(partial / STATE, lambda file: file.write(text))
+        marker = json.dumps({"files": files}).encode()
+        write_synced(partial / MARKER, lambda file: file.write(marker))
+        _sync_folder(partial)
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
+        partial.rename(final)
+        _sync_folder(final.parent)
+    except OSError as error:
+        return f"rank 0: {_reason(error)}"
+    return None
+
+
+def _problem(path: Path, size: int, sha256: str) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if path.stat().st_size != size:
+        return f"{path.name} has {path.stat().st_size} bytes instead of {size}"
+    return None if _sha256(path) == sha256 else f"{path.name} has other content than was written"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).strip().splitlines()[0]
+
+
+def universal(checkpoint: Path) -> Path:
+    """The checkpoint in DeepSpeed's universal form, which any number of ranks can load.
+
+    Raises:
+        TrainingError: it cannot be converted.
+    """
+    from argparse import Namespace
+
+    from deepspeed.checkpoint import ds_to_universal
+
+    converted = checkpoint.with_name(f"{PARTIAL}universal-{checkpoint.name}")
+    shutil.rmtree(converted, ignore_errors=True)
+    options = Namespace(
+        input_folder=str(checkpoint),
+        output_folder=str(converted),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    try:
+        with contextlib.redirect_stdout(None):
+            ds_to_universal.main(options)
+    except Exception as error:
+        raise TrainingError(
+            f"{checkpoint} was written by another number of ranks and cannot be converted: {_reason(error)}"
+        ) from error
+    return converted

@@ -1,6 +1,6 @@
 """What one training is told: every dial of Dolly's train() that still means something, by its present name."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,9 @@ from components.errors import ParameterError
 
 METHODS = ("full", "lora")
 NO_NEW_TOKENS = "adapters that train new tokens cannot be partitioned; use zero_stage 2, or template=base"
+NO_BEST_WEIGHTS = "early_stopping_patience needs checkpoints, a folder in which the best weights are kept"
 PRECISIONS = ("bf16", "fp16", "fp32")
+OFFLOADS = ("none", "optimizer", "parameters")
 POSITIVE = (
     "epochs",
     "learning_rate",
@@ -55,7 +57,11 @@ class TrainConfig:
         logging_steps: Optimizer steps between two points of the loss curve.
         eval_steps: Optimizer steps between two points of the held-out curve; 0: only at the end of each epoch.
         save_steps: Optimizer steps between two checkpoints.
-        save_total_limit: How many checkpoints to keep.
+        save_total_limit: How many checkpoints to keep; the best one stays besides.
+        early_stopping_patience: Held-out evaluations in a row without a lower loss that end the training, with the best
+            weights; 0: never.
+        offload: What ZeRO keeps in the host's memory: none, optimizer, or parameters (and the optimizer; ZeRO-3).
+        grace_seconds: How long ranks may take for a last checkpoint after SIGTERM.
         nproc_per_node: Processes on this node; 0: one a GPU, or one without a GPU.
     """
 
@@ -87,6 +93,9 @@ class TrainConfig:
     eval_steps: int = 50
     save_steps: int = 200
     save_total_limit: int = 3
+    early_stopping_patience: int = 0
+    offload: str = "none"
+    grace_seconds: int = 120
     nproc_per_node: int = 0
 
     def __post_init__(self) -> None:
@@ -94,6 +103,7 @@ class TrainConfig:
             ("method", METHODS),
             ("precision", PRECISIONS),
             ("lr_scheduler", SCHEDULES),
+            ("offload", OFFLOADS),
             ("zero_stage", (0, 1, 2, 3)),
         ):
             if getattr(self, name) not in allowed:
@@ -106,12 +116,43 @@ class TrainConfig:
                 raise ParameterError(f"{field.name}={value} must be greater than 0")
             if isinstance(value, int | float) and value < 0:
                 raise ParameterError(f"{field.name}={value} must not be negative")
+        check_offload(self.offload, self.zero_stage)
+        if self.early_stopping_patience and self.checkpoints is None:
+            raise ParameterError(NO_BEST_WEIGHTS)
+
+    def global_batch(self, world_size: int) -> int:
+        """Rows an optimizer step, on that many ranks."""
+        return self.per_device_batch_size * self.gradient_accumulation_steps * world_size
+
+    def divided(self, global_batch: int, world_size: int) -> "TrainConfig":
+        """The same training on another number of ranks: the same global batch in micro-batches that are no larger.
+
+        Raises:
+            ParameterError: the ranks cannot share the global batch evenly.
+        """
+        share, left = divmod(global_batch, world_size)
+        if left or not share:
+            raise ParameterError(
+                f"the checkpoint's global batch of {global_batch} records cannot be shared evenly by {world_size} "
+                f"processes; use a number of them that divides {global_batch}"
+            )
+        micro = max(size for size in range(1, self.per_device_batch_size + 1) if share % size == 0)
+        return replace(self, per_device_batch_size=micro, gradient_accumulation_steps=share // micro)
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], **paths: Any) -> "TrainConfig":
         """From a pipeline's parameters, which KFP hands over as text inside a dict."""
         types = {field.name: field.type for field in fields(cls)}
         return cls(**{name: _cast(types[name], value) for name, value in settings.items()}, **paths)
+
+
+def check_offload(offload: str, zero_stage: int) -> None:
+    """Raises ParameterError when a ZeRO stage has nothing of that kind to keep in the host's memory."""
+    allowed = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "parameters": (3,)}[offload]
+    if zero_stage not in allowed:
+        raise ParameterError(
+            f"offload={offload} is not allowed with zero_stage={zero_stage}; it needs {', '.join(map(str, allowed))}"
+        )
 
 
 def _cast(kind: Any, value: Any) -> Any:
@@ -125,3 +166,9 @@ def _cast(kind: Any, value: Any) -> Any:
 PATHS = ("train", "test", "tokenizer", "base_model", "base_model_digest", "model", "curves", "metrics", "checkpoints")
 # What a pipeline hands over as a run's parameters: everything but what is read and written.
 TRAINING_PARAMETERS = tuple(field.name for field in fields(TrainConfig) if field.name not in PATHS)
+# What checkpoints are written for, how often, and on how many processes, does not decide the weights.
+DECIDING = tuple(
+    name
+    for name in TRAINING_PARAMETERS
+    if name not in ("nproc_per_node", "save_steps", "save_total_limit", "grace_seconds", "logging_steps")
+)

@@ -14,7 +14,7 @@ from components.models import MODEL_FILES
 from components.records import canonical_json, count_rows, digest, path_digest, read_json
 from components.rendering import load_tokenizer
 from components.sources import Pinned, fetch
-from components.train.config import NO_NEW_TOKENS, TRAINING_PARAMETERS, TrainConfig
+from components.train.config import DECIDING, NO_NEW_TOKENS, TrainConfig
 from components.train.launcher import torchrun
 
 
@@ -42,14 +42,16 @@ def train(config: TrainConfig) -> dict[str, float]:
     folder = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model", MODEL_FILES)
     refuse_new_tokens_in_parts(config, folder)
     # A retried or repeated run of the same training finds its checkpoints; another training never does.
-    checkpoints = config.checkpoints / training_key(config, processes) if config.checkpoints else None
+    checkpoints = config.checkpoints / training_key(config) if config.checkpoints else None
     local = replace(config, base_model=str(folder), nproc_per_node=processes, checkpoints=checkpoints)
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     with tempfile.TemporaryDirectory() as scratch:
         settings = Path(scratch) / "config.json"
         settings.write_text(json.dumps(_plain(local)), encoding="utf-8")
-        torchrun(["--config", str(settings)], processes, Path(scratch) / "error.json")
+        torchrun(["--config", str(settings)], processes, Path(scratch), config.grace_seconds)
+    if int(os.environ.get("PET_NODE_RANK", "0")) != 0:
+        return {}
     if checkpoints:
         shutil.rmtree(checkpoints, ignore_errors=True)  # the model is written; nothing will resume from these
     metrics: dict[str, Any] = read_json(config.metrics)
@@ -67,13 +69,14 @@ def refuse_new_tokens_in_parts(config: TrainConfig, folder: Path) -> None:
         raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
 
 
-def training_key(config: TrainConfig, processes: int) -> str:
-    """What a checkpoint belongs to: the digest of everything that the training depends on."""
-    settings = {name: value for name, value in asdict(config).items() if name in TRAINING_PARAMETERS}
+def training_key(config: TrainConfig) -> str:
+    """What a checkpoint belongs to: the digest of everything that decides the weights.
+
+    The number of processes is not among it, because a training goes on with another one.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name in DECIDING}
     inputs = [path_digest(path) for path in (config.train, config.test, config.tokenizer)]
-    return digest(
-        code_digest(), canonical_json(settings), str(processes), config.base_model_digest or config.base_model, *inputs
-    )
+    return digest(code_digest(), canonical_json(settings), config.base_model_digest or config.base_model, *inputs)
 
 
 def placement(config: TrainConfig) -> tuple[int, bool]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -207,40 +208,49 @@ def test_bad_input_is_one_line_and_exit_2(
     assert "Traceback" not in finished.stderr
 
 
+def batches(rank: int, *, micro_batch: int, accumulation: int, world_size: int, rows: int = 29) -> GlobalBatches:
+    return GlobalBatches(
+        lengths=np.arange(rows) * 7 % 13 + 1,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        rank=rank,
+        world_size=world_size,
+        seed=3,
+    )
+
+
 @pytest.mark.parametrize(
     ("rows", "micro_batch", "accumulation", "world_size"), [(10, 2, 1, 1), (17, 2, 3, 2), (3, 4, 2, 4)]
 )
 def test_every_row_is_taken_once_an_epoch(rows: int, micro_batch: int, accumulation: int, world_size: int) -> None:
-    shares = [
-        list(
-            GlobalBatches(
-                rows=rows, micro_batch=micro_batch, accumulation=accumulation, rank=rank, world_size=world_size, seed=3
-            )
-        )
-        for rank in range(world_size)
-    ]
-    assert sorted(index for share in shares for batch in share for index in batch) == list(range(rows))
-    assert len({len(share) for share in shares}) == 1, "every rank takes the same number of batches"
+    division = {"micro_batch": micro_batch, "accumulation": accumulation, "world_size": world_size, "rows": rows}
+    ranks = [batches(rank, **division) for rank in range(world_size)]
+    taken: list[int] = []
+    for step in range(ranks[0].steps_per_epoch):
+        shares = [rank.micro_batches(step) for rank in ranks]
+        assert {len(share) for share in shares} == {accumulation}, "every rank takes the same number of batches"
+        assert all(len(cell) <= micro_batch for share in shares for cell in share)
+        taken += [row for share in shares for cell in share for row in cell]
+    assert sorted(taken) == list(range(rows))
 
 
 def test_the_global_batch_does_not_depend_on_the_ranks() -> None:
     def global_batches(micro_batch: int, accumulation: int, world_size: int) -> list[set[int]]:
-        steps: list[set[int]] = [set() for _ in range(4)]
-        for rank in range(world_size):
-            batches = GlobalBatches(
-                rows=29,
-                micro_batch=micro_batch,
-                accumulation=accumulation,
-                rank=rank,
-                world_size=world_size,
-                seed=3,
-                epoch=1,
-            )
-            for index, batch in enumerate(batches):
-                steps[index // accumulation] |= set(batch)
-        return steps
+        division = {"micro_batch": micro_batch, "accumulation": accumulation, "world_size": world_size}
+        ranks = [batches(rank, **division) for rank in range(world_size)]
+        return [
+            {row for rank in ranks for cell in rank.micro_batches(step) for row in cell}
+            for step in range(3 * ranks[0].steps_per_epoch)
+        ]
 
     assert global_batches(8, 1, 1) == global_batches(1, 8, 1) == global_batches(2, 2, 2) == global_batches(1, 2, 4)
+
+
+def test_ranks_take_about_as_many_tokens() -> None:
+    ranks = [batches(rank, micro_batch=4, accumulation=1, world_size=2, rows=80) for rank in range(2)]
+    for step in range(ranks[0].steps_per_epoch):
+        one, other = (sum(rank.lengths[row] for cell in rank.micro_batches(step) for row in cell) for rank in ranks)
+        assert abs(one - other) <= 0.15 * (one + other)
 
 
 def test_the_deepspeed_configuration_follows_precision_and_stage(tmp_path: Path) -> None:

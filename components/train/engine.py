@@ -1,0 +1,119 @@
+"""The model inside DeepSpeed's engine: made, loaded from a checkpoint, and saved as a model again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import transformers
+
+from components.models import load_model, whole
+from components.rendering import Renderer, load_tokenizer
+from components.train.config import TrainConfig
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def prepare(config: TrainConfig, vocabulary_size: int) -> Any:
+    """The base model, with adapters where they are asked for."""
+    folder = Path(config.base_model)  # fetched by whoever started the ranks
+    transformers.set_seed(config.seed)  # adapters start at random
+    model = load_model(folder, vocabulary_size, DTYPES[config.precision])
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.method == "lora":
+        model = add_adapters(model, config, list(range(len(load_tokenizer(folder)), vocabulary_size)))
+    return model
+
+
+def add_adapters(model: Any, config: TrainConfig, new_tokens: list[int]) -> Any:
+    """LoRA on every linear layer; the rows of new tokens, such as Dolly's stop token, are trained as well."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules="all-linear",
+        trainable_token_indices=new_tokens or None,
+        task_type="CAUSAL_LM",
+    )
+    if config.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return get_peft_model(model, lora)
+
+
+def make_engine(model: Any, config: TrainConfig, settings: dict[str, Any]) -> Any:
+    """DeepSpeed's engine around a model, with AdamW; biases and norms do not decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    shapes = {id(parameter): getattr(parameter, "ds_shape", parameter.shape) for parameter in trained}
+    groups = [
+        {"params": [p for p in trained if len(shapes[id(p)]) >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if len(shapes[id(p)]) < 2], "weight_decay": 0.0},
+    ]
+    adamw = _adamw(config)
+    optimizer = adamw([group for group in groups if group["params"]], lr=config.learning_rate)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    return engine
+
+
+def _adamw(config: TrainConfig) -> Callable[..., Any]:
+    if config.offload != "none":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return lambda groups, lr: DeepSpeedCPUAdam(groups, lr=lr, adamw_mode=True)
+    return lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
+    """The learning rate as a function of the step, by transformers' schedules."""
+    unused = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    scheduler = transformers.get_scheduler(
+        config.lr_scheduler, unused, num_warmup_steps=config.warmup_steps, num_training_steps=total_steps
+    )
+    factor = scheduler.lr_lambdas[0]
+    return lambda step: config.learning_rate * float(factor(step))
+
+
+def load(engine: Any, checkpoint: Path, config: TrainConfig) -> None:
+    """Puts a checkpoint's weights and optimizer state into the engine."""
+    engine.load_checkpoint(
+        str(checkpoint.parent),
+        tag=checkpoint.name,
+        load_module_strict=config.method == "full",
+        load_lr_scheduler_states=False,
+    )
+
+
+def save(engine: Any, tokenizer: Any, config: TrainConfig) -> None:
+    """Writes the model as safetensors in the training's precision, with its tokenizer and its stop token."""
+    model = engine.module
+    if config.zero_stage == 3:
+        engine.empty_partition_cache()  # waits for what the last forward pass has prefetched
+    if config.method == "lora":
+        with whole(list(model.parameters()), write=False):
+            # in float32, and rounded once
+            model = model.to(torch.float32).merge_and_unload().to(DTYPES[config.precision])
+            state = {name: weight.clone() for name, weight in model.state_dict().items()}
+    elif config.zero_stage == 3:
+        state = engine._zero3_consolidated_16bit_state_dict()  # on rank 0
+    else:
+        state = model.state_dict()
+    if torch.distributed.get_rank() != 0:
+        return
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=Renderer(tokenizer).stop_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    tied = set(model.all_tied_weights_keys)  # copies that loading makes anew
+    model.save_pretrained(
+        str(config.model), state_dict={name: weight for name, weight in state.items() if name not in tied}
+    )
+    tokenizer.save_pretrained(str(config.model))
+
+
+def parameter_count(model: Any, trainable: bool = False) -> int:
+    """The number of weights, also when ZeRO-3 holds them elsewhere."""
+    chosen = (parameter for parameter in model.parameters() if parameter.requires_grad or not trainable)
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in chosen)
