@@ -132,8 +132,16 @@ def load(profile: str, overrides: dict[str, str] | None = None) -> Settings:
     Raises:
         ParameterError: no such profile, or it says what no profile can say.
     """
+    content, path = _read(profile, Path())
+    values = {name: _expand(value) for name, value in (content.pop("parameters", None) or {}).items()}
+    settings: Settings = _build(Settings, content, f"profile {path}")
+    return replace(settings, parameters=Parameters.parse(overrides or {}, values))
+
+
+def _read(profile: str, folder: Path) -> tuple[dict[str, Any], Path]:
+    """What a profile says, over what the one says that it extends. Mappings such as resources are joined by step."""
     shipped = sorted(path.stem for path in PROFILES.glob("*.yaml"))
-    path = PROFILES / f"{profile}.yaml" if profile in shipped else Path(profile)
+    path = PROFILES / f"{profile}.yaml" if profile in shipped else folder / profile
     if not path.is_file():
         raise ParameterError(f"profile {profile!r} is neither a file nor one of {', '.join(shipped)}")
     try:
@@ -144,9 +152,17 @@ def load(profile: str, overrides: dict[str, str] | None = None) -> Settings:
         raise ParameterError(
             f"profile {path}: must be a mapping of {', '.join(entry.name for entry in fields(Settings))}"
         )
-    values = {name: _expand(value) for name, value in (content.pop("parameters", None) or {}).items()}
-    settings: Settings = _build(Settings, content, f"profile {path}")
-    return replace(settings, parameters=Parameters.parse(overrides or {}, values))
+    if "extends" not in content:
+        return content, path
+    parent = content.pop("extends")
+    if not isinstance(parent, str) or (path.parent / parent).resolve() == path.resolve():
+        raise ParameterError(f"profile {path}: extends={parent!r} must be another profile's name or file")
+    below, _ = _read(parent, path.parent)
+    return {**below, **{name: _joined(below.get(name), value) for name, value in content.items()}}, path
+
+
+def _joined(below: Any, over: Any) -> Any:
+    return {**below, **over} if isinstance(below, dict) and isinstance(over, dict) else over
 
 
 def _expand(value: Any) -> Any:

@@ -57,6 +57,28 @@ def test_a_profile_says_where_steps_run_and_which_secrets_they_see(tmp_path: Pat
     assert (settings.image_pull_secrets, settings.retries, settings.ttl) == (("harbor",), 0, 0)
 
 
+def test_a_profile_extends_another_step_by_step(tmp_path: Path) -> None:
+    (tmp_path / "ours.yaml").write_text("extends: default\nresources: {evaluate: {gpus: 2}}\nretries: 5\n")
+    (tmp_path / "night.yaml").write_text("extends: ours.yaml\nttl: 60\nparameters: {seed: 7}\n")
+    settings, default = load(str(tmp_path / "night.yaml")), load("default")
+    assert settings.resources["evaluate"] == Resources(gpus=2)
+    assert settings.resources["train"] == default.resources["train"]
+    assert (settings.data_image, settings.retries, settings.ttl, settings.parameters.seed) == (
+        default.data_image,
+        5,
+        60,
+        7,
+    )
+
+
+@pytest.mark.parametrize("text", ["extends: bad.yaml", "extends: [default]"])
+def test_a_profile_cannot_extend_itself_or_nonsense(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match="must be another profile's name or file"):
+        load(str(path))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
