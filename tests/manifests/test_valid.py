@@ -1,0 +1,169 @@
+"""Everything under manifests/ renders and is what Kubernetes, Trainer and PodSecurity's restricted level accept."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from pipeline.settings import STEPS, load
+from tests.manifests.rendering import (
+    FOLDERS,
+    MANIFESTS,
+    OVERLAYS,
+    Object,
+    job_of_runtime,
+    of_kind,
+    pod_templates,
+    problems,
+    render,
+)
+
+CLUSTER_WIDE = {"Namespace", "ClusterQueue", "ResourceFlavor"}
+TEAM = """
+namespace: team-a
+resources: [{gke}]
+images: [{{name: private-llm/train, newName: r.example/t, newTag: v2}}]
+"""
+POSTGRES = "resources: [{base}]\ncomponents: [{postgres}]\n"
+
+
+@pytest.fixture(params=FOLDERS)
+def objects(request: pytest.FixtureRequest) -> tuple[Object, ...]:
+    return render(request.param)
+
+
+def user_overlay(folder: Path, text: str) -> tuple[Object, ...]:
+    """What a user's own kustomization renders to; {names} in the text become paths into manifests/."""
+    paths = {
+        "base": os.path.relpath(MANIFESTS / "base", folder),
+        "gke": os.path.relpath(MANIFESTS / "overlays" / "gke", folder),
+        "postgres": os.path.relpath(MANIFESTS / "components" / "postgres", folder),
+    }
+    header = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+    (folder / "kustomization.yaml").write_text(header + text.format(**paths), encoding="utf-8")
+    return render(str(folder))
+
+
+@pytest.mark.parametrize(("folder", "version"), [("base", "1.30"), *((folder, "1.36") for folder in FOLDERS)])
+def test_kubernetes_knows_every_field(folder: str, version: str) -> None:
+    """Custom resources have their own definitions; Kueue's are not at hand here."""
+    for found in (*render(folder), job_of_runtime(render(folder))):
+        if "kubeflow.org" not in found["apiVersion"] and "x-k8s.io" not in found["apiVersion"]:
+            kubernetes_validate.validate(found, version, strict=True)
+
+
+def test_trainer_knows_every_field_of_the_runtime(objects: tuple[Object, ...]) -> None:
+    runtime = of_kind(objects, "TrainingRuntime")["private-llm"]
+    assert problems("trainer.kubeflow.org_trainingruntimes", runtime) == []
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert (job["name"], job["replicas"]) == ("node", 1), "what Trainer's webhook asks for"
+    assert job["template"]["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+
+
+def test_an_unknown_field_would_be_found() -> None:
+    runtime = of_kind(render("base"), "TrainingRuntime")["private-llm"]
+    broken = {**runtime, "spec": {**runtime["spec"], "mlPolicies": {}}}
+    assert "mlPolicies" in problems("trainer.kubeflow.org_trainingruntimes", broken)[0]
+
+
+def test_pods_meet_the_restricted_level_and_more(objects: tuple[Object, ...]) -> None:
+    for name, template in pod_templates(objects).items():
+        pod = template["spec"]
+        assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & pod.keys(), name
+        assert {next(iter(volume.keys() - {"name"})) for volume in pod["volumes"]} <= {
+            "emptyDir",
+            "persistentVolumeClaim",
+        }, name
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["automountServiceAccountToken"] is False, name
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert_bounded(name, container)
+
+
+def assert_bounded(name: str, container: dict[str, Any]) -> None:
+    """Requests and limits of CPU and memory, and an image that cannot change unnoticed."""
+    for bound in ("requests", "limits"):
+        assert {"cpu", "memory"} <= container["resources"][bound].keys(), (name, bound)
+    last = container["image"].rpartition("/")[2]
+    assert "@sha256:" in last or (":" in last and not last.endswith(":latest")), (name, container["image"])
+
+
+def test_every_object_lies_in_one_namespace(objects: tuple[Object, ...]) -> None:
+    namespaces = {found["metadata"].get("namespace") for found in objects if found["kind"] not in CLUSTER_WIDE}
+    assert len(namespaces) == 1
+    assert None not in namespaces
+
+
+def test_the_namespace_enforces_the_restricted_level() -> None:
+    labels = of_kind(render("base"), "Namespace")["private-llm"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_another_namespace_and_other_images_take_everything_along(tmp_path: Path) -> None:
+    objects = user_overlay(tmp_path, TEAM)
+    assert {found["metadata"].get("namespace", "team-a") for found in objects} == {"team-a"}
+    assert list(of_kind(objects, "Namespace")) == ["team-a"]
+    for binding in of_kind(objects, "RoleBinding").values():
+        assert {subject["namespace"] for subject in binding["subjects"]} == {"team-a"}
+    (container,) = job_of_runtime(objects)["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "r.example/t:v2"
+
+
+def test_postgres_takes_its_address_from_a_secret(tmp_path: Path) -> None:
+    objects = user_overlay(tmp_path, POSTGRES)
+    deployment = of_kind(objects, "Deployment")["mlflow"]
+    kubernetes_validate.validate(deployment, "1.36", strict=True)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (uri,) = [entry for entry in container["env"] if entry["name"] == "MLFLOW_BACKEND_STORE_URI"]
+    assert uri == {
+        "name": "MLFLOW_BACKEND_STORE_URI",
+        "valueFrom": {"secretKeyRef": {"name": "private-llm-postgres", "key": "uri"}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("overlay", "classes", "taints"),
+    [
+        ("gke", ["premium-rwo", "standard-rwx"], ["nvidia.com/gpu", "cloud.google.com/gke-spot"]),
+        ("eks", ["gp3", "efs-sc"], ["nvidia.com/gpu"]),
+        ("aks", ["managed-csi-premium", "azurefile-csi-premium"], ["sku", "kubernetes.azure.com/scalesetpriority"]),
+        ("on-prem", [None, "nfs-csi"], ["nvidia.com/gpu"]),
+        ("kind", [None, None], []),
+    ],
+)
+def test_an_overlay_brings_its_storage_and_taints(overlay: str, classes: list[str | None], taints: list[str]) -> None:
+    objects = render(f"overlays/{overlay}")
+    claims = of_kind(objects, "PersistentVolumeClaim")
+    assert [claims[name]["spec"].get("storageClassName") for name in sorted(claims)] == classes
+    tolerations = job_of_runtime(objects)["spec"]["template"]["spec"].get("tolerations", [])
+    assert [toleration["key"] for toleration in tolerations] == taints
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "kubeflow-profile"])
+def test_an_overlays_profile_places_the_steps_that_want_gpus(overlay: str) -> None:
+    settings = load(str(MANIFESTS / "overlays" / overlay / "profile.yaml"))
+    assert set(settings.resources) == set(STEPS)
+    gpu_steps = {step for step, wanted in settings.resources.items() if wanted.gpus}
+    assert gpu_steps == ({"train", "evaluate"} if overlay != "kind" else set())
+    assert set(settings.scheduling) == gpu_steps
+
+
+@pytest.mark.parametrize("overlay", ["gke", "eks", "aks", "on-prem", "kueue"])
+def test_the_runtime_tolerates_what_the_profile_does(overlay: str) -> None:
+    """A TrainJob's tolerations replace the runtime's, so one list must not be shorter than the other."""
+    settings = load(str(MANIFESTS / "overlays" / overlay / "profile.yaml"))
+    runtime = job_of_runtime(render(f"overlays/{overlay}"))["spec"]["template"]["spec"]["tolerations"]
+    profile = [
+        {name: value for name, value in asdict(taint).items() if value}
+        for taint in settings.scheduling["train"].tolerations
+    ]
+    assert profile == runtime
