@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.compile import COMMITTED, compile_profile
+from pipeline.compile import COMMITTED, compile_profile, main
 from pipeline.parameters import Parameters
 from pipeline.settings import STEPS
+from tests.manifests.rendering import problems
 
 
 def compile_command(*arguments: str, seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -58,6 +59,38 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_committed_yaml_is_what_the_code_compiles_to() -> None:
     """The golden is compared whole; `python -m pipeline.compile` regenerates it."""
     assert compile_profile("default") == COMMITTED.read_text(encoding="utf-8")
+
+
+def test_the_kubernetes_objects_hold_the_same_pipeline_whole() -> None:
+    pipeline, version = yaml.safe_load_all(compile_profile("default", "kubernetes"))
+    spec, platform = yaml.safe_load_all(COMMITTED.read_text(encoding="utf-8"))
+    assert re.fullmatch(r"private-llm-[0-9.]+-[0-9a-f]{8}", version["metadata"]["name"])
+    assert (pipeline["kind"], pipeline["metadata"]["name"]) == ("Pipeline", "private-llm")
+    assert version["spec"]["pipelineSpec"] == spec
+    assert version["spec"]["platformSpec"] == platform
+    assert version["spec"]["pipelineName"] == "private-llm"
+    for resource, found in (("pipelines", pipeline), ("pipelineversions", version)):
+        assert problems(f"pipelines.kubeflow.org_{resource}", found) == []
+
+
+def test_a_changed_pipeline_is_another_version(tmp_path: Path) -> None:
+    """KFP refuses to change the content of a version that it has."""
+    other = tmp_path / "other.yaml"
+    other.write_text("extends: default\nretries: 3\n")
+    names = [
+        list(yaml.safe_load_all(compile_profile(profile, "kubernetes")))[1]["metadata"]["name"]
+        for profile in ("default", "default", str(other))
+    ]
+    assert names[0] == names[1] != names[2]
+
+
+def test_check_works_for_kubernetes_objects_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "k.yaml"
+    arguments = ["--format", "kubernetes", "--output", str(path)]
+    assert main(arguments) == main([*arguments, "--check"]) == 0
+    path.write_text(path.read_text(encoding="utf-8").replace("maxRetryCount: 2", "maxRetryCount: 9"), encoding="utf-8")
+    assert main([*arguments, "--check"]) == 1
+    assert "maxRetryCount: 9" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
