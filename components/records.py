@@ -171,6 +171,28 @@ def read_table(path: Path, columns: list[str] | None = None) -> Iterator[dict[st
             yield from batch.to_pylist()
 
 
+def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Streams Arrow batches into the file that write_table makes of the same rows. Returns the number of rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    waiting = schema.empty_table()
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            count += batch.num_rows
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], schema)])
+            while waiting.num_rows >= ROW_GROUP:
+                writer.write_table(waiting.slice(0, ROW_GROUP).combine_chunks())
+                waiting = waiting.slice(ROW_GROUP)
+        writer.write_table(waiting.combine_chunks())
+    return count
+
+
+def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file in Arrow batches of at most a row group."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=ROW_GROUP, columns=columns)
+
+
 def count_rows(path: Path) -> int:
     """The number of rows, from the file's footer."""
     return int(pq.read_metadata(path).num_rows)

@@ -2,18 +2,33 @@
 
 import hashlib
 import heapq
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from components import progress
-from components.errors import DataError, ParameterError
-from components.records import TOKENS, Removal, count_rows, normalise, read_table, write_json, write_table
-from components.split.near import NearDuplicates
+from components.errors import DataError, ParameterError, PipelineError
+from components.near import NearDuplicates
+from components.records import (
+    TOKENS,
+    Removal,
+    normalise,
+    read_batches,
+    read_table,
+    write_batches,
+    write_json,
+)
 
 # The share of keys that stands on the test side when test_size is a number of records, which then caps it.
 NUMBER_FRACTION = 0.1
+# Where a token row ends.
+TRAIN, TEST, OVER, LEAK = range(4)
+REMOVED = {OVER: Removal.OVER_TEST_SIZE, LEAK: Removal.NEAR_DUPLICATE_OF_TEST}
+BLOCK = 2048  # texts that are compared at a time
 
 
 def split(
@@ -39,36 +54,37 @@ def split(
     Raises:
         ParameterError: test_size is neither a fraction nor a number.
         DataError: one side would be empty.
+        PipelineError: the token rows are not of these records.
     """
     fraction = test_fraction(test_size)
-    keys = {row["id"]: row["key"] for row in read_table(tokens, ["id", "key"])}
-    on_test_side = {id_ for id_, key in keys.items() if position(key, seed) < fraction}
-    tested = on_test_side if test_size < 1 else _cap(on_test_side, keys, seed, int(test_size))
-    removed: dict[str, Removal] = dict.fromkeys(on_test_side - tested, Removal.OVER_TEST_SIZE)
-    for id_ in _leaks(records, keys, on_test_side, tested):
-        removed[id_] = Removal.NEAR_DUPLICATE_OF_TEST
-    trained = keys.keys() - on_test_side - removed.keys()
-    for side, ids in (("test", tested), ("training", trained)):
-        if not ids:
+    positions = np.fromiter((position(key, seed) for key in _column(tokens, "key")), np.float64)
+    sides = np.where(positions < fraction, TEST, TRAIN).astype(np.int8)
+    if test_size >= 1:
+        _cap(sides, positions, tokens, int(test_size))
+    _remove_leaks(sides, records, tokens)
+    counts = Counter(sides.tolist())
+    for side, name in ((TEST, "test"), (TRAIN, "training")):
+        if not counts[side]:
             raise DataError(
-                f"dataset: test_size={test_size:g} leaves no {side} record among {len(keys)}; change it or add records"
+                f"dataset: test_size={test_size:g} leaves no {name} record among {len(sides)}; change it or add records"
             )
-    write_table(train, TOKENS, (row for row in read_table(tokens) if row["id"] in trained))
-    write_table(test, TOKENS, (row for row in read_table(tokens) if row["id"] in tested))
-    counts = {"train": len(trained), "test": len(tested), "removed": len(removed)}
-    reasons = Counter(str(reason) for reason in removed.values())
+    by_category = {TRAIN: Counter[str](), TEST: Counter[str]()}
+    for path, side in ((train, TRAIN), (test, TEST)):
+        write_batches(path, TOKENS, _of_side(tokens, sides, side, by_category[side]))
+    reasons = {str(reason): counts[side] for side, reason in REMOVED.items() if counts[side]}
+    report = {"train": counts[TRAIN], "test": counts[TEST], "removed": sum(reasons.values())}
     write_json(
         metrics,
         {
-            **counts,
+            **report,
             "removed": dict(sorted(reasons.items())),
-            "test_fraction": len(tested) / len(keys),
-            "train_by_category": _by_category(tokens, trained),
-            "test_by_category": _by_category(tokens, tested),
+            "test_fraction": counts[TEST] / len(sides),
+            "train_by_category": dict(sorted(by_category[TRAIN].items())),
+            "test_by_category": dict(sorted(by_category[TEST].items())),
         },
     )
-    print(f"split: {len(trained)} train, {len(tested)} test, {len(removed)} removed")
-    return {name: float(count) for name, count in counts.items()}
+    print("split: {train} train, {test} test, {removed} removed".format(**report))
+    return {name: float(count) for name, count in report.items()}
 
 
 def test_fraction(test_size: float) -> float:
@@ -90,26 +106,57 @@ def position(key: str, seed: int) -> float:
     return int.from_bytes(value[:8], "big") / 2**64
 
 
-def _cap(ids: set[str], keys: dict[str, str], seed: int, number: int) -> set[str]:
-    """The `number` records that come first by position, then id."""
-    return set(heapq.nsmallest(number, ids, key=lambda id_: (position(keys[id_], seed), id_)))
+def _column(path: Path, name: str) -> Iterator[str]:
+    return (value for batch in read_batches(path, [name]) for value in batch.column(0).to_pylist())
 
 
-def _leaks(records: Path, keys: dict[str, str], on_test_side: set[str], tested: set[str]) -> Iterator[str]:
-    """Ids on the training side whose text nearly repeats a tested record's."""
-    near = NearDuplicates()
-    for record in read_table(records):
-        if record["id"] in tested:
-            near.add(_text(record))
-    for record in progress.track(read_table(records), "split", count_rows(records), "records"):
-        if record["id"] in keys and record["id"] not in on_test_side and near.matches(_text(record)):
-            yield record["id"]
+def _cap(sides: np.ndarray, positions: np.ndarray, tokens: Path, number: int) -> None:
+    """Leaves the `number` test rows that come first by position, then id; the others are neither tested nor trained."""
+    ids = ((positions[row], id_, row) for row, id_ in enumerate(_column(tokens, "id")) if sides[row] == TEST)
+    first = [row for _, _, row in heapq.nsmallest(number, ids)]
+    sides[sides == TEST] = OVER
+    sides[first] = TEST
 
 
-def _text(record: dict[str, Any]) -> str:
-    return normalise(f"{record['instruction']} {record['context']} {record['response']}")
+def _remove_leaks(sides: np.ndarray, records: Path, tokens: Path) -> None:
+    """Marks the training rows whose text nearly repeats a tested record's."""
+    with tempfile.TemporaryDirectory() as scratch, progress.bar("split", len(sides), "records") as bar:
+        near = NearDuplicates(Path(scratch))
+        for _, texts in _texts(records, tokens, sides, TEST):
+            near.add(texts)
+            bar.update(len(texts))
+        for rows, texts in _texts(records, tokens, sides, TRAIN):
+            leaking = [row for row, leaks in zip(rows, near.matches(texts), strict=True) if leaks]
+            sides[leaking] = LEAK
+            bar.update(len(texts))
 
 
-def _by_category(tokens: Path, ids: Any) -> dict[str, int]:
-    counts = Counter(row["category"] for row in read_table(tokens, ["id", "category"]) if row["id"] in ids)
-    return dict(sorted(counts.items()))
+def _texts(records: Path, tokens: Path, sides: np.ndarray, side: int) -> Iterator[tuple[list[int], list[str]]]:
+    """The rows of a side and their records' normalised texts, in blocks. Token rows stand in their records' order."""
+    rows: list[int] = []
+    texts: list[str] = []
+    ids = enumerate(_column(tokens, "id"))
+    row, awaited = next(ids, (-1, ""))
+    for record in read_table(records, ["id", "instruction", "context", "response"]):
+        if record["id"] != awaited:
+            continue  # it was too long
+        if sides[row] == side:
+            rows.append(row)
+            texts.append(normalise(f"{record['instruction']} {record['context']} {record['response']}"))
+        row, awaited = next(ids, (-1, ""))
+        if len(rows) == BLOCK:
+            yield rows, texts
+            rows, texts = [], []
+    if awaited:
+        raise PipelineError(f"split: token row {row} has no record, or stands in another order than the records")
+    yield rows, texts
+
+
+def _of_side(tokens: Path, sides: np.ndarray, side: int, categories: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """The token rows of a side, counted by category."""
+    start = 0
+    for batch in read_batches(tokens):
+        chosen = batch.filter(pa.array(sides[start : start + batch.num_rows] == side))
+        categories.update(chosen.column("category").to_pylist())
+        start += batch.num_rows
+        yield chosen

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.errors import DataError, ParameterError
+from components.errors import DataError, ParameterError, PipelineError
 from components.ingest.ingest import ingest
 from components.records import path_digest, read_json, read_table
 from components.split.split import split
@@ -229,3 +229,11 @@ def test_the_fraction_on_dolly_15k_is_within_one_percent(dolly_records: Path, tm
     sides = run_files(tmp_path, dolly_records, tokens, test_size=fraction)
     assert sides.metrics["test_fraction"] == pytest.approx(fraction, abs=0.01)
     assert len(sides.train) + len(sides.test) + sum(sides.metrics["removed"].values()) == 14811
+
+
+def test_token_rows_of_other_records_are_refused(tmp_path: Path) -> None:
+    records = unlike(30)
+    for place, wrong in (("order", records[::-1]), ("others", unlike(30, seed=9))):
+        paths = (write_records(tmp_path / place / "records", records), write_tokens(tmp_path / place / "tokens", wrong))
+        with pytest.raises(PipelineError, match="has no record, or stands in another order"):
+            run_files(tmp_path / place, *paths)
