@@ -28,7 +28,7 @@ class Placement:
         _schedule(task, self._settings.scheduling.get(step, Scheduling()))
         for secret in self._settings.secrets:
             if step in secret.steps:
-                kubernetes.use_secret_as_env(task, secret.name, {secret.key: secret.env}, optional=secret.optional)
+                kubernetes.use_secret_as_env(task, secret.name, dict(secret.keys), optional=secret.optional)
         if self._settings.image_pull_secrets:
             kubernetes.set_image_pull_secrets(task, list(self._settings.image_pull_secrets))
         if self._settings.retries:

@@ -64,19 +64,17 @@ class Scheduling:
 
 @dataclass(frozen=True, kw_only=True)
 class SecretEnv:
-    """A key of a Kubernetes Secret that steps see as an environment variable. The value never passes through here.
+    """A Kubernetes Secret that steps see as environment variables. The values never pass through here.
 
     Args:
         name: The Secret's name.
-        key: The key in it.
-        env: The variable, such as HF_TOKEN or AWS_SECRET_ACCESS_KEY.
-        steps: Who sees it.
+        keys: For each key in it the variable, such as HF_TOKEN or AWS_SECRET_ACCESS_KEY.
+        steps: Who sees them.
         optional: Whether a step starts without the Secret.
     """
 
     name: str
-    key: str
-    env: str
+    keys: Mapping[str, str]
     steps: tuple[str, ...]
     optional: bool = False
 

@@ -37,7 +37,7 @@ def test_a_profile_says_where_steps_run_and_which_secrets_they_see(tmp_path: Pat
             node_selector: {pool: a100}
             tolerations: [{key: nvidia.com/gpu}, {key: spot, operator: Equal, value: "true", effect: NoSchedule}]
             timeout: 3600
-        secrets: [{name: hub, key: token, env: HF_TOKEN, steps: [resolve, train], optional: true}]
+        secrets: [{name: hub, keys: {token: HF_TOKEN}, steps: [resolve, train], optional: true}]
         image_pull_secrets: [harbor]
         """
     )
@@ -52,7 +52,7 @@ def test_a_profile_says_where_steps_run_and_which_secrets_they_see(tmp_path: Pat
         timeout=3600,
     )
     assert settings.secrets == (
-        SecretEnv(name="hub", key="token", env="HF_TOKEN", steps=("resolve", "train"), optional=True),
+        SecretEnv(name="hub", keys={"token": "HF_TOKEN"}, steps=("resolve", "train"), optional=True),
     )
     assert (settings.image_pull_secrets, settings.retries, settings.ttl) == (("harbor",), 0, 0)
 
@@ -89,8 +89,8 @@ def test_a_profile_cannot_extend_itself_or_nonsense(tmp_path: Path, text: str) -
         ("scheduling: {train: {node_selector: {a: 1}}}", "node_selector.a: 1 must be of type str"),
         ("scheduling: {training: {}}", "scheduling for unknown step 'training'; allowed: resolve"),
         ("scheduling: []", "scheduling: must be a mapping"),
-        ("secrets: [{name: a, key: b, env: C, steps: [fit]}]", "secrets for unknown step 'fit'"),
-        ("secrets: [{name: a, key: b, env: C}]", r"secrets\[0\]: 'steps' is missing"),
+        ("secrets: [{name: a, keys: {b: C}, steps: [fit]}]", "secrets for unknown step 'fit'"),
+        ("secrets: [{name: a, keys: {b: C}}]", r"secrets\[0\]: 'steps' is missing"),
         ("retries: -1", "retries=-1 must be at least 0"),
         ("retries: true", "True must be of type int"),
     ],
