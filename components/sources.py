@@ -1,6 +1,7 @@
 """Where datasets and models come from: a local path, an fsspec URI (s3://, gs://, …) or a Hugging Face hub id.
 
-`pin` turns a name into something immutable and its digest; `fetch` brings what was pinned to this machine.
+A dataset may also be a folder or a glob, on this machine or in a store. `pin` turns a name into something immutable
+and its digest; `fetch` brings what was pinned to this machine.
 A hub is asked only when the user named a hub id.
 """
 
@@ -8,26 +9,37 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from components.errors import DataError, ModelError, UserError
-from components.records import canonical_json, path_digest
+from components.files import GLOB, glob_parts, is_data, local_files
+from components.records import canonical_json, file_digest, path_digest
 
 Kind = Literal["dataset", "model", "template"]
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
-DATA_SUFFIXES = (".jsonl", ".parquet", ".csv", ".json")
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?(:\w+)?$")
+PACKED = ("", ".gz", ".zst", ".bz2")
+DATA_SUFFIXES = tuple(
+    f".{suffix}{packed}"
+    for suffix in ("jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow", "txt", "md", "yaml", "yml")
+    for packed in PACKED
+)
+SMALL = 1 << 20  # bytes of a file that is read at once
 # What changes when the bytes of a remote object change, in the words of the stores that fsspec speaks to.
 REMOTE_FINGERPRINT = (
-    "size",
     "ETag",
     "etag",
     "md5Hash",
     "content_md5",
+    "Content-MD5",
+    "Digest",
     "checksum",
+    "blob_id",
     "VersionId",
     "LastModified",
+    "last_modified",
+    "Last-Modified",
     "mtime",
     "created",
 )
@@ -67,6 +79,9 @@ def check_local(uri: str, kind: Kind, *, weights: bool = True) -> None:
     if where(uri) != "local":
         return
     path = local_path(uri)
+    if kind == "dataset" and not path.is_file() and (path.exists() or GLOB.search(str(path))):
+        local_files(path)
+        return
     if not path.exists():
         _fail(
             kind,
@@ -78,8 +93,6 @@ def check_local(uri: str, kind: Kind, *, weights: bool = True) -> None:
         _fail(kind, f"{path} has no weights in safetensors; save the model again with save_pretrained")
     if kind == "template" and not path.is_file():
         _fail(kind, f"{path} is a folder; give a Jinja file")
-    if kind == "dataset" and not (path.is_file() and path.name.lower().endswith(DATA_SUFFIXES)):
-        _fail(kind, f"{path} is not a data file; allowed: {', '.join(DATA_SUFFIXES)}")
 
 
 def pin(uri: str, kind: Kind) -> Pinned:
@@ -92,13 +105,16 @@ def pin(uri: str, kind: Kind) -> Pinned:
     match where(uri):
         case "local":
             path = local_path(uri)
-            return Pinned(uri=str(path), digest=path_digest(path))
+            if kind == "model" or path.is_file():
+                return Pinned(uri=str(path), digest=path_digest(path))
+            return Pinned(uri=str(path), digest=_names_digest(local_files(path)))
         case "remote":
             return Pinned(uri=uri, digest=_remote_digest(uri, kind))
         case "hub":
-            name, _, revision = uri.partition("@")
+            name, revision, split = hub_parts(uri)
             commit = _hub_commit(name, revision or None, kind)
-            return Pinned(uri=f"{name}@{commit}", digest=f"git:{commit}")
+            ending = f":{split}" if split else ""
+            return Pinned(uri=f"{name}@{commit}{ending}", digest=f"git:{commit}{ending}")
 
 
 def fetch(pinned: Pinned, kind: Kind, patterns: list[str] | None = None) -> Path:
@@ -117,7 +133,47 @@ def fetch(pinned: Pinned, kind: Kind, patterns: list[str] | None = None) -> Path
             name, _, revision = pinned.uri.partition("@")
             return Path(snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns))
         case "remote":
-            return _download(pinned, kind)
+            folder, names = _download(pinned, kind)
+            return folder if kind == "model" else folder / names[0]
+
+
+def fetch_files(pinned: Pinned) -> dict[str, Path]:
+    """The files of a local or remote dataset on this machine, by their names under its folder, in the names' order."""
+    if where(pinned.uri) == "local":
+        return local_files(local_path(pinned.uri))
+    folder, names = _download(pinned, "dataset")
+    return {name: folder / name for name in names}
+
+
+def read_text(uri: str) -> str:
+    """A small local or remote file of a dataset.
+
+    Raises:
+        DataError: it cannot be read, is not UTF-8, or is large.
+    """
+    if where(uri) == "local":
+        check_local(uri, "dataset")
+        uri = local_path(uri).as_uri()
+    filesystem, path = _filesystem(uri, "dataset")
+    try:
+        with filesystem.open(path, "rb") as file:
+            content = file.read(SMALL + 1)
+            if len(content) > SMALL:
+                _fail("dataset", f"{uri} is larger than {SMALL} bytes")
+            return str(content.decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        _fail("dataset", f"cannot read {uri}: {_first_line(error)}")
+
+
+def hub_parts(uri: str) -> tuple[str, str, str]:
+    """A hub id's name, revision and split; the last two may be empty."""
+    name, _, rest = uri.partition("@")
+    if rest:
+        revision, _, split = rest.partition(":")
+    else:
+        name, _, split = name.partition(":")
+        revision = ""
+    return name, revision, split
 
 
 def cache_folder() -> Path:
@@ -140,46 +196,77 @@ def _filesystem(uri: str, kind: Kind) -> tuple[Any, str]:
     return filesystem, path
 
 
-def _remote_files(uri: str, kind: Kind) -> tuple[Any, str, dict[str, dict[str, Any]]]:
+def _names_digest(files: dict[str, Path]) -> str:
+    entries = {name: file_digest(path) for name, path in files.items()}
+    return "sha256:" + hashlib.sha256(canonical_json(entries).encode()).hexdigest()
+
+
+def _remote_files(uri: str, kind: Kind) -> tuple[Any, dict[str, tuple[str, dict[str, Any]]]]:
+    """A store, and by each file's name under the URI its place in the store and what the store tells about it."""
     filesystem, root = _filesystem(uri, kind)
     try:
-        files = filesystem.find(root, detail=True)
+        files = _list(filesystem, root)
     except Exception as error:  # each store raises its own; all of them mean that it cannot be read
-        _fail(
-            kind,
-            f"cannot list {uri}: {_first_line(error)}",
-        )
-    if not files:
+        _fail(kind, f"cannot list {uri}: {_first_line(error)}")
+    named = {_name(place, root): (place, info) for place, info in files.items()}
+    if kind == "dataset" and root not in files:
+        named = {name: entry for name, entry in named.items() if is_data(name)}
+    if not named:
         _fail(kind, f"nothing is stored at {uri}")
-    return filesystem, root, files
+    outside = next((name for name in named if ".." in PurePosixPath(name).parts or "\0" in name), None)
+    if outside:
+        _fail(kind, f"{uri} holds a file whose name leads out of it: {outside!r}; rename it")
+    return filesystem, dict(sorted(named.items()))
+
+
+def _list(filesystem: Any, root: str) -> dict[str, dict[str, Any]]:
+    if "http" in filesystem.protocol:  # listing would follow the links that a page holds
+        return {root: filesystem.info(root)}
+    if GLOB.search(root):
+        found = filesystem.glob(root, detail=True)
+        return {place: info for place, info in found.items() if info.get("type") != "directory"}
+    return dict(filesystem.find(root, detail=True))
+
+
+def _name(place: str, root: str) -> str:
+    """A file's name under a URI's folder."""
+    folder = glob_parts(root)[0] if GLOB.search(root) else root
+    return place.removeprefix(folder).lstrip("/") or PurePosixPath(urlsplit(place).path).name or "data"
 
 
 def _remote_digest(uri: str, kind: Kind) -> str:
-    _, root, files = _remote_files(uri, kind)
-    entries = {
-        name.removeprefix(root): {key: str(info[key]) for key in REMOTE_FINGERPRINT if info.get(key) is not None}
-        for name, info in files.items()
-    }
+    filesystem, files = _remote_files(uri, kind)
+    entries = {name: _fingerprint(filesystem, place, info) for name, (place, info) in files.items()}
     return "remote:" + hashlib.sha256(canonical_json(entries).encode()).hexdigest()
 
 
-def _download(pinned: Pinned, kind: Kind) -> Path:
+def _fingerprint(filesystem: Any, place: str, info: dict[str, Any]) -> dict[str, str]:
+    """What a store tells about a file; the digest of its bytes where it tells nothing that changes with them."""
+    told = {key: str(info[key]) for key in REMOTE_FINGERPRINT if info.get(key) is not None}
+    if not told:
+        with filesystem.open(place, "rb") as file:
+            told = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"size": str(info.get("size")), **told}
+
+
+def _download(pinned: Pinned, kind: Kind) -> tuple[Path, list[str]]:
+    """The folder of a remote source's copy in the cache, and the names of its files."""
     if _remote_digest(pinned.uri, kind) != pinned.digest:
         _fail(kind, f"{pinned.uri} changed after it was resolved; start the run again")
-    filesystem, root, files = _remote_files(pinned.uri, kind)
+    filesystem, files = _remote_files(pinned.uri, kind)
     folder = cache_folder() / kind / pinned.digest.replace(":", "-")
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-        for name in sorted(files):
-            target = partial / (name.removeprefix(root).lstrip("/") or Path(name).name)
+        for name, (place, _) in files.items():
+            target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(name, str(target))
+            filesystem.get_file(place, str(target))
         try:
             partial.rename(folder)
         except OSError:
             if not folder.exists():  # otherwise another process was first, with the same bytes
                 raise
-    return folder if kind == "model" else folder / Path(root).name
+    return folder, list(files)
 
 
 def _hub_commit(name: str, revision: str | None, kind: Kind) -> str:

@@ -53,6 +53,7 @@ def build(settings: Settings) -> Any:
                 dataset=p["dataset"],
                 base_model=p["base_model"],
                 template=p["template"],
+                license=p["license"],
                 registry=p["registry"],
                 model_name=p["model_name"],
                 configuration=configuration,
@@ -129,7 +130,7 @@ def build(settings: Settings) -> Any:
                 verdict=decision["verdict"],
                 configuration=configuration,
                 pinned=dict(pins),
-                license=p["license"],
+                license=pins["license"],
                 registry=p["registry"],
                 model_name=p["model_name"],
             )

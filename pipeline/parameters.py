@@ -4,9 +4,9 @@ import math
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from components.datasets import parse_columns
 from components.errors import ParameterError
 from components.evaluate.evaluate import PRECISIONS as EVAL_PRECISIONS
-from components.ingest.ingest import parse_columns
 from components.registry import check_address
 from components.split.split import test_fraction
 from components.templates import check_template
@@ -45,7 +45,7 @@ class Parameters:
 
     dataset: str = parameter(
         "databricks/databricks-dolly-15k",
-        "Instruction records: a hub id (org/name@revision), or a path or URI of a jsonl, json, csv or parquet file.",
+        "Records: a hub id (org/name@revision:split), a file, folder or glob by path or URI, or a YAML list of these.",
     )
     base_model: str = parameter(
         "EleutherAI/pythia-2.8b",
@@ -53,9 +53,13 @@ class Parameters:
     )
     model_name: str = parameter("private-llm", "Name under which accepted models are registered.")
     columns: str = parameter(
-        "", "Where the fields stand when they have other names: instruction=question,response=answer."
+        "",
+        "Where the fields stand when their columns have other names: instruction=question,response=answer; "
+        "messages=dialogue; text=body.",
     )
-    license: str = parameter("unknown", "Licence of the dataset, carried to the model card, such as cc-by-sa-3.0.")
+    license: str = parameter(
+        "unknown", "Licence of what names none of its own, carried to the model card, such as cc-by-sa-3.0."
+    )
     max_reject_fraction: float = parameter(
         0.1, "Share of rows that may be invalid before the run fails.", minimum=0, below=1
     )

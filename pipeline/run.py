@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components import code_digest
+from components.datasets import check as check_dataset
 from components.errors import ParameterError, PipelineError
 from components.records import path_digest, write_json
 from components.sources import check_local, local_path, where
@@ -102,7 +103,7 @@ def prepare(settings: Settings, output: Path) -> Settings:
         UserError: a file that is missing, or a value that a step would refuse; nothing has run then.
     """
     p = settings.parameters
-    check_local(p.dataset, "dataset")
+    check_dataset(p.dataset)
     check_local(p.base_model, "model")
     own_template = p.template not in TEMPLATES
     if own_template:

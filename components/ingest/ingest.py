@@ -1,26 +1,23 @@
 """Reads a dataset row by row into valid, unique records; every other row is counted with its reason."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from components import progress
+from components.datasets import Source, parse_columns, pin_sources
 from components.errors import DataError, ParameterError
-from components.ingest.readers import Row, read_rows
-from components.records import (
-    RECORDS,
-    REJECTS,
-    Reject,
-    Removal,
-    record_ids,
-    write_json,
-    write_table,
-)
-from components.sources import Pinned, fetch, pin, where
+from components.ingest.readers import read_file, read_hub
+from components.ingest.rows import Row
+from components.ingest.shapes import Fields, Shape, choose, wanted
+from components.records import RECORDS, REJECTS, Reject, Removal, TableWriter, record_ids, write_json, write_table
+from components.sources import Pinned, fetch_files, where
 
-FIELDS = ("instruction", "context", "response", "category")
-OPTIONAL = {"context": "", "category": "unknown"}
+# The rows by which a file's shape is told: some may lack an optional field.
+SAMPLE = 1000
 
 
 def ingest(
@@ -37,7 +34,8 @@ def ingest(
     """Validates every row of a dataset and writes records, rejects and their counts.
 
     Args:
-        dataset: Local path, fsspec URI or hub id of a jsonl, json, csv or parquet dataset.
+        dataset: A file, folder or glob, an fsspec URI of one, a hub id (org/name@revision:split), or a YAML list of
+            sources.
         dataset_digest: What resolve found; the bytes must still be these. Empty: not checked.
         columns: Where the fields stand when they have other names: instruction=question,response=answer.
         license: The dataset's licence, carried with each record to the model card.
@@ -55,135 +53,157 @@ def ingest(
     """
     if not 0 <= max_reject_fraction <= 1:
         raise ParameterError(f"max_reject_fraction={max_reject_fraction:g} must be a share from 0 to 1")
-    pinned = pin(dataset, "dataset")
+    given = parse_columns(columns)
+    pinned, sources = pin_sources(dataset)
     if dataset_digest and pinned.digest != dataset_digest:
         raise DataError(f"dataset: {dataset} changed after it was resolved; start the run again")
-    mapping = parse_columns(columns)
-    reader = _Reader(pinned, mapping, license)
-    kept = write_table(records, RECORDS, progress.track(reader.records(), "ingest", None, "records"))
-    write_table(rejects, REJECTS, iter(reader.rejected))
-    total = reader.rows
+    with TableWriter(rejects, REJECTS) as rejected:
+        reader = _Reader(rejected)
+        found = (
+            record
+            for source, place in sources
+            for record in reader.records(source, place, {**given, **source.columns}, source.license or license)
+        )
+        kept = write_table(records, RECORDS, progress.track(found, "ingest", None, "records"))
+    counts = reader.counts
     report = {
-        "rows": total,
+        "rows": counts.rows,
         "records": kept,
-        "rejected": _counts(reader.reject_reasons),
-        "removed": _counts(reader.removal_reasons),
-        "categories": _counts(reader.categories),
-        "license": license,
+        "rejected": _sorted(counts.rejected),
+        "removed": _sorted(counts.removed),
+        "categories": _sorted(reader.categories),
+        "license": ", ".join(sorted({tally.license for tally in reader.sources.values()})),
+        "sources": {name: tally.as_json() for name, tally in reader.sources.items()},
     }
     write_json(metrics, report)
-    _check(pinned.uri, total, kept, reader, max_reject_fraction)
-    removed = reader.removal_reasons.total()
-    print(f"ingest: {total} rows = {kept} records + {len(reader.rejected)} rejected + {removed} removed")
-    return {"rows": total, "records": kept, "rejected": len(reader.rejected), "removed": removed}
+    _check(dataset, kept, reader, max_reject_fraction)
+    total, bad, removed = counts.rows, counts.rejected.total(), counts.removed.total()
+    print(f"ingest: {total} rows = {kept} records + {bad} rejected + {removed} removed")
+    return {"rows": total, "records": kept, "rejected": bad, "removed": removed}
 
 
-def parse_columns(columns: str) -> dict[str, str]:
-    """`field=column,…` as a mapping for every field.
+@dataclass(kw_only=True)
+class _Tally:
+    """What became of the rows of a source. A row counts once for each record that it gives, and once without any."""
 
-    Raises:
-        ParameterError: it is not of this form, or names an unknown field.
-    """
-    mapping = {field: field for field in FIELDS}
-    for pair in filter(None, (part.strip() for part in columns.split(","))):
-        field, separator, column = (part.strip() for part in pair.partition("="))
-        if not separator or not column or field not in FIELDS:
-            raise ParameterError(f"columns: {pair!r} is not field=column; fields are {', '.join(FIELDS)}")
-        mapping[field] = column
-    return mapping
+    license: str = ""
+    rows: int = 0
+    records: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    removed: Counter[str] = field(default_factory=Counter)
+    files: Counter[str] = field(default_factory=Counter)  # by format and shape
+
+    def as_json(self) -> dict[str, Any]:
+        reasons = {"rejected": _sorted(self.rejected), "removed": _sorted(self.removed)}
+        return {**vars(self), **reasons, "files": _sorted(self.files)}
 
 
 class _Reader:
-    """One pass over the rows; what it drops is counted on the way."""
+    """One pass over all sources; what it drops is counted on the way."""
 
-    def __init__(self, pinned: Pinned, mapping: dict[str, str], license: str) -> None:
-        self.source = Path(pinned.uri).name if where(pinned.uri) != "hub" else pinned.uri
-        self.data = fetch(pinned, "dataset") if where(pinned.uri) != "hub" else pinned.uri
-        self.mapping = mapping
-        self.license = license
-        self.rows = 0
-        self.rejected: list[dict[str, Any]] = []
-        self.reject_reasons: Counter[str] = Counter()
-        self.removal_reasons: Counter[str] = Counter()
+    def __init__(self, rejects: TableWriter) -> None:
+        self._rejects = rejects
+        self._ids: set[str] = set()
+        self._prompts: set[str] = set()
+        self.first_reject = ""
         self.categories: Counter[str] = Counter()
+        self.sources: dict[str, _Tally] = {}
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Valid records, the first of each prompt in source order."""
-        ids: set[str] = set()
-        prompts: set[str] = set()
-        for row in read_rows(self.data):
-            self.rows += 1
-            fields = validate(row, self.mapping)
-            if isinstance(fields, Reject):
-                self._reject(row, fields)
-                continue
-            identity, prompt = record_ids(fields["instruction"], fields["context"], fields["response"])
-            if identity in ids:
-                self.removal_reasons[Removal.DUPLICATE] += 1
-            elif prompt in prompts:
-                self.removal_reasons[Removal.REPEATED_PROMPT] += 1
-            else:
-                self.categories[fields["category"]] += 1
-                yield {"id": identity, **fields, "source": self.source, "license": self.license, "history": ""}
-            ids.add(identity)
-            prompts.add(prompt)
+    @property
+    def counts(self) -> _Tally:
+        """The sum over all sources."""
+        total = _Tally()
+        for tally in self.sources.values():
+            total.rows += tally.rows
+            total.records += tally.records
+            total.rejected += tally.rejected
+            total.removed += tally.removed
+        return total
 
-    def _reject(self, row: Row, reason: Reject) -> None:
-        self.reject_reasons[reason] += 1
-        self.rejected.append(
-            {"source": self.source, "position": row.position, "reason": str(reason), "digest": row.digest}
-        )
+    def records(
+        self, source: Source, place: Pinned, columns: Mapping[str, str], license: str
+    ) -> Iterator[dict[str, Any]]:
+        """Valid records of a source; of each prompt the first that was seen, in the order of sources and rows."""
+        name = source.name or (place.uri if where(place.uri) == "hub" else Path(place.uri).name)
+        tally = self.sources.setdefault(name, _Tally(license=license))
+        for label, kind, unread in _files(source, place, wanted(columns)):
+            shape, rows = _shaped(unread, columns)
+            tally.files[f"{kind}: {shape}"] += 1
+            for row in rows:
+                found = shape.records(row.value)
+                if isinstance(found, Reject):
+                    self._reject(tally, label, row, found)
+                    continue
+                tally.rows += len(found)
+                for fields in found:
+                    identity, reason = self._judge(fields, source.weight)
+                    if reason:
+                        tally.removed[reason] += 1
+                        continue
+                    tally.records += 1
+                    self.categories[fields["category"]] += 1
+                    yield {"id": identity, "source": label, "license": license, **fields}
 
+    def _judge(self, fields: Fields, weight: float) -> tuple[str, Removal | None]:
+        """A record's id, and why it is removed, if it is."""
+        identity, prompt = record_ids(fields["instruction"], fields["context"], fields["response"], fields["history"])
+        if weight < 1 and int(identity[:16], 16) >= weight * 2**64:
+            return identity, Removal.NOT_SAMPLED
+        if identity in self._ids:
+            return identity, Removal.DUPLICATE
+        self._ids.add(identity)
+        if prompt in self._prompts:
+            return identity, Removal.REPEATED_PROMPT
+        if prompt:
+            self._prompts.add(prompt)
+        return identity, None
 
-def validate(row: Row, mapping: dict[str, str]) -> dict[str, str] | Reject:
-    """The row's fields, stripped, or the reason why it is no record."""
-    if isinstance(row.value, Reject):
-        return row.value
-    if not isinstance(row.value, dict):
-        return Reject.NOT_AN_OBJECT
-    fields: dict[str, str] = {}
-    for field in FIELDS:
-        value = row.value.get(mapping[field])
-        if value is None and field in OPTIONAL:
-            value = OPTIONAL[field]
-        if value is None:
-            return Reject.MISSING_FIELD
-        if not isinstance(value, str):
-            return Reject.WRONG_TYPE
-        if not is_text(value):
-            return Reject.INVALID_TEXT
-        text = value.strip() or OPTIONAL.get(field, "")
-        if not text and field not in OPTIONAL:
-            return Reject.EMPTY_FIELD
-        fields[field] = text
-    return fields
-
-
-def is_text(value: str) -> bool:
-    """Whether a string is text: no NUL, no unpaired surrogate."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in value
+    def _reject(self, tally: _Tally, label: str, row: Row, reason: Reject) -> None:
+        tally.rows += 1
+        tally.rejected[reason] += 1
+        self.first_reject = self.first_reject or f"{label}, row {row.position}"
+        self._rejects.write({"source": label, "position": row.position, "reason": str(reason), "digest": row.digest})
 
 
-def _check(uri: str, total: int, kept: int, reader: _Reader, max_reject_fraction: float) -> None:
-    if total != kept + len(reader.rejected) + reader.removal_reasons.total():
+def _files(source: Source, place: Pinned, names: frozenset[str]) -> Iterator[tuple[str, str, Iterator[Row]]]:
+    """A source's files: the name that stands in records and rejects, the format, the rows."""
+    if where(place.uri) == "hub":
+        yield source.name or place.uri, "hub", read_hub(place, names)
+        return
+    for name, path in fetch_files(place).items():
+        kind, rows = read_file(path, names)
+        yield "/".join(filter(None, (source.name, name))), kind, rows
+
+
+def _shaped(rows: Iterator[Row], columns: Mapping[str, str]) -> tuple[Shape, Iterator[Row]]:
+    """The shape that a file's first rows have, and all of its rows."""
+    sample = list(islice(rows, SAMPLE))
+    names = dict.fromkeys(name for row in sample if isinstance(row.value, dict) for name in row.value)
+    return choose(names, columns), chain(sample, rows)
+
+
+def _check(dataset: str, kept: int, reader: _Reader, max_reject_fraction: float) -> None:
+    counts = reader.counts
+    rejected = counts.rejected.total()
+    if counts.rows != kept + rejected + counts.removed.total():
         raise AssertionError("a row was lost between reading and writing")
-    reasons = ", ".join(f"{reason} {count}" for reason, count in reader.reject_reasons.most_common())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in counts.rejected.most_common())
     if kept == 0:
         raise DataError(
-            f"dataset: {uri} has no valid record in {total} rows" + (f" (rejected: {reasons})" if reasons else "")
+            f"dataset: {dataset} has no valid record in {counts.rows} rows"
+            + (f" (rejected: {reasons}; read as {_read_as(reader)})" if reasons else "")
         )
-    if len(reader.rejected) > max_reject_fraction * total:
-        first = reader.rejected[0]
+    if rejected > max_reject_fraction * counts.rows:
         raise DataError(
-            f"dataset: {len(reader.rejected)} of {total} rows of {uri} were rejected ({reasons}; "
-            f"the first at row {first['position']}), more than max_reject_fraction={max_reject_fraction:g}; "
+            f"dataset: {rejected} of {counts.rows} rows of {dataset} were rejected ({reasons}; "
+            f"the first at {reader.first_reject}), more than max_reject_fraction={max_reject_fraction:g}; "
             "mend them, or raise the limit"
         )
 
 
-def _counts(counter: Counter[str]) -> dict[str, int]:
+def _read_as(reader: _Reader) -> str:
+    return ", ".join(sorted({kind for tally in reader.sources.values() for kind in tally.files}))
+
+
+def _sorted(counter: Counter[str]) -> dict[str, int]:
     return {str(name): counter[name] for name in sorted(counter)}

@@ -10,6 +10,7 @@ def resolve(
     dataset: str,
     base_model: str,
     template: str,
+    license: str,
     registry: str,
     model_name: str,
     configuration: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
@@ -22,6 +23,7 @@ def resolve(
         ("base_model_digest", str),
         ("template", str),
         ("template_digest", str),
+        ("license", str),
         ("champion", str),
         ("registry_id", str),
         ("run_digest", str),
@@ -34,6 +36,7 @@ def resolve(
         dataset=dataset,
         base_model=base_model,
         template=template,
+        license=license,
         registry=registry,
         model_name=model_name,
         configuration=configuration,

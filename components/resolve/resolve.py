@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components import code_digest
+from components.datasets import pin_sources
 from components.records import canonical_json, digest, write_json
 from components.registry import COMPARED_WITH, RUN_DIGEST, Registry
 from components.sources import pin
@@ -19,6 +20,7 @@ class Resolved(NamedTuple):
     base_model_digest: str
     template: str
     template_digest: str
+    license: str
     champion: str
     registry_id: str
     run_digest: str
@@ -29,6 +31,7 @@ def resolve(
     dataset: str,
     base_model: str,
     template: str = "dolly",
+    license: str = "unknown",
     registry: str,
     model_name: str,
     configuration: dict[str, Any],
@@ -40,15 +43,17 @@ def resolve(
     same run a second time asks the same question and finds every answer in the cache.
 
     Args:
-        dataset: Local path, fsspec URI or hub id (org/name@revision) of the dataset.
+        dataset: A file, folder or glob, an fsspec URI of one, a hub id (org/name@revision:split), or a YAML list of
+            sources.
         base_model: Local folder, fsspec URI or hub id (org/name@revision) of the base model.
         template: dolly, base, or a Jinja file's path or URI.
+        license: The licence of what names none of its own.
         registry: The MLflow registry: sqlite:///FILE or http(s)://HOST.
         model_name: The registered model's name.
         configuration: Every other parameter that the result depends on.
         output: Where to write the answer as JSON, when run by hand.
     """
-    data = pin(dataset, "dataset")
+    data, sources = pin_sources(dataset)
     model = pin(base_model, "model")
     chat = pin_template(template)
     run_digest = digest(code_digest(), data.digest, model.digest, chat.digest, canonical_json(configuration))
@@ -64,6 +69,7 @@ def resolve(
         *(data.uri, data.digest),
         *(model.uri, model.digest),
         *(chat.uri, chat.digest),
+        license=", ".join(sorted({source.license or license for source, _ in sources})),
         champion=opponent,
         registry_id=registry_id,
         run_digest=run_digest,

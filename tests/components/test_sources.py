@@ -67,8 +67,8 @@ def test_a_folder_that_is_there_wins_over_a_hub_id(tmp_path: Path, monkeypatch: 
         ("/nowhere/model", "model", ["base_model", "/nowhere/model", "does not exist", "org/name"]),
         ("{folder}/empty", "model", ["base_model", "/empty", "config.json"]),
         ("{folder}/rows.txt", "model", ["base_model", "/rows.txt", "config.json"]),
-        ("{folder}/rows.txt", "dataset", ["dataset", "/rows.txt", ".jsonl", ".parquet", ".csv", ".json"]),
-        ("{folder}/empty", "dataset", ["dataset", "/empty", ".jsonl"]),
+        ("{folder}/empty", "dataset", ["dataset", "/empty", "no data files"]),
+        ("{folder}/*.csv", "dataset", ["dataset", "/*.csv", "no file matches"]),
         ("file://{folder}/missing.csv", "dataset", ["dataset", "/missing.csv", "does not exist"]),
     ],
 )

@@ -1,0 +1,192 @@
+"""Shapes of rows: instruction records, conversations and plain text, under whatever names their columns have."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.records import Reject
+
+# Names by which a field's column is known, the first that is there; letter case does not matter.
+ALIASES = {
+    "instruction": ("instruction", "prompt", "question", "query"),
+    "context": ("context", "input", "passage"),
+    "response": ("response", "output", "completion", "answer"),
+    "category": ("category",),
+    "messages": ("messages", "conversations", "conversation"),
+    "text": ("text", "content", "code"),
+}
+ROLES = {
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot"), "assistant"),
+    "system": "system",
+}
+UNKNOWN = "unknown"
+Fields = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How a row becomes records: the column of each field that it has."""
+
+    columns: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return next(iter(self.columns)) if "instruction" not in self.columns else "instruction, response"
+
+    def records(self, value: Any) -> list[Fields] | Reject:
+        """A row's records, their texts stripped, or the reason why it is none.
+
+        A conversation gives one for each answer, with what was said before as its history.
+        """
+        if isinstance(value, Reject):
+            return value
+        if not isinstance(value, dict):
+            return Reject.NOT_AN_OBJECT
+        category = optional(value.get(self.columns["category"]))
+        if isinstance(category, Reject):
+            return category
+        if "messages" in self.columns:
+            return _turns(value.get(self.columns["messages"]), category or UNKNOWN)
+        if "text" in self.columns:
+            text = required(value.get(self.columns["text"]))
+            return text if isinstance(text, Reject) else [_fields(text, category=category)]
+        instruction = required(value.get(self.columns["instruction"]))
+        if isinstance(instruction, Reject):
+            return instruction
+        context = optional(value.get(self.columns["context"]))
+        if isinstance(context, Reject):
+            return context
+        response = required(value.get(self.columns["response"]))
+        if isinstance(response, Reject):
+            return response
+        return [_fields(response, instruction, context, category)]
+
+
+def wanted(given: Mapping[str, str]) -> frozenset[str]:
+    """The names, in lower case, of all columns that could be read."""
+    return frozenset(name.strip().lower() for names in ALIASES.values() for name in names) | {
+        name.strip().lower() for name in given.values()
+    }
+
+
+def choose(names: Iterable[str], given: Mapping[str, str]) -> Shape:
+    """The shape of rows with columns of these names.
+
+    Args:
+        given: the columns that the user named, by field; they come first.
+    """
+    names = list(names)
+    by_name = {name.strip().lower(): name for name in reversed(names)}
+    known = {
+        field: next((by_name[alias] for alias in aliases if alias in by_name), None)
+        for field, aliases in ALIASES.items()
+    }
+    found = {field: column for field, column in {**known, **given}.items() if column}
+    category = {"category": found.get("category", "category")}
+    asked = {"instruction", "response"} & given.keys()
+    for field in ("messages", "text"):
+        if field in given or (field == "messages" and field in found and not asked):
+            return Shape(columns={field: found[field], **category})
+    if "instruction" not in found and "response" in found and "input" in by_name:
+        found["instruction"], found["context"] = by_name["input"], "context"
+    if not asked and not {"instruction", "response"} & found.keys() and (len(names) == 1 or "text" in found):
+        return Shape(columns={"text": found.get("text", names[0]), **category})
+    return Shape(
+        columns={field: found.get(field, field) for field in ("instruction", "context", "response", "category")}
+    )
+
+
+def required(value: Any) -> str | Reject:
+    """A field's text, stripped, or why it has none."""
+    if value is None:
+        return Reject.MISSING_FIELD
+    text = optional(value)
+    return text or Reject.EMPTY_FIELD
+
+
+def optional(value: Any) -> str | Reject:
+    """A field's text, stripped; empty where there is none."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return Reject.BINARY if isinstance(value, bytes) else Reject.WRONG_TYPE
+    if not is_text(value):
+        return Reject.INVALID_TEXT
+    return value.strip()
+
+
+def is_text(value: str) -> bool:
+    """Whether a string is text: no NUL, no unpaired surrogate."""
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return False
+    return "\x00" not in value
+
+
+def _fields(response: str, instruction: str = "", context: str = "", category: str = "", history: str = "") -> Fields:
+    return {
+        "instruction": instruction,
+        "context": context,
+        "response": response,
+        "category": category or UNKNOWN,
+        "history": history,
+    }
+
+
+def _turns(messages: Any, category: str) -> list[Fields] | Reject:
+    """One record for each answer of a conversation."""
+    if messages is None:
+        return Reject.MISSING_FIELD
+    if not isinstance(messages, list):
+        return Reject.WRONG_TYPE
+    said: list[dict[str, str]] = []
+    for message in messages:
+        read = _message(message)
+        if isinstance(read, Reject):
+            return read
+        if read["content"] or said or read["role"] != "system":  # an empty system message says nothing
+            said.append(read)
+    return _answers(said, category)
+
+
+def _answers(said: list[dict[str, str]], category: str) -> list[Fields] | Reject:
+    """Records of a conversation whose roles take turns, behind one system message at most."""
+    opening = int(bool(said) and said[0]["role"] == "system")
+    roles = [message["role"] for message in said[opening:]]
+    texts = [message["content"] for message in said]
+    if not roles or not all(texts):
+        return Reject.EMPTY_FIELD
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        return Reject.WRONG_ROLE_ORDER
+    return [
+        _fields(texts[turn + 1], texts[turn], category=category, history=_history(said[:turn]))
+        for turn in range(opening, len(said), 2)
+    ]
+
+
+def _history(said: list[dict[str, str]]) -> str:
+    return json.dumps(said, ensure_ascii=False, separators=(",", ":")) if said else ""
+
+
+def _message(message: Any) -> dict[str, str] | Reject:
+    """A message as role and content; ShareGPT calls them from and value."""
+    if not isinstance(message, dict):
+        return Reject.WRONG_TYPE
+    role = message.get("role", message.get("from"))
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list):  # OpenAI's parts; only those of text can be learned
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) < len(parts):
+            return Reject.WRONG_TYPE
+        content = "".join(texts)
+    if not isinstance(role, str) or content is None:
+        return Reject.MISSING_FIELD if role is None or content is None else Reject.WRONG_TYPE
+    text = optional(content)
+    if isinstance(text, Reject):
+        return text
+    known = ROLES.get(role.lower())
+    return {"role": known, "content": text} if known else Reject.WRONG_ROLE_ORDER

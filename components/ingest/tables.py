@@ -1,0 +1,122 @@
+"""Readers of tables: Parquet, Arrow files and streams, and hub datasets, a batch of rows at a time."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.errors import DataError
+from components.ingest.rows import MAX_ROW, Row
+from components.records import Reject
+from components.sources import hub_parts
+
+BATCH = 256
+# A footer that claims more is damaged.
+LARGEST_FOOTER = 1 << 28
+
+
+def parquet(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
+    """The rows of a Parquet file."""
+    with _damage(path, "Parquet"):
+        options = {"thrift_string_size_limit": LARGEST_FOOTER, "thrift_container_size_limit": 1 << 24}
+        with pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True, **options) as file:
+            columns = chosen(file.schema_arrow.names, wanted)
+            yield from _rows(file.iter_batches(batch_size=BATCH, columns=columns))
+
+
+def arrow_file(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
+    """The rows of an Arrow IPC file."""
+    with _damage(path, "Arrow"), pa.memory_map(str(path)) as memory:
+        reader = pa.ipc.open_file(memory)
+        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        yield from _rows(_checked(batches, wanted))
+
+
+def arrow_stream(path: Path, file: IO[bytes], wanted: frozenset[str]) -> Iterator[Row]:
+    """The rows of an Arrow IPC stream."""
+    with _damage(path, "Arrow"):
+        yield from _rows(_checked(pa.ipc.open_stream(file), wanted))
+
+
+def hub(uri: str, wanted: frozenset[str]) -> Iterator[Row]:
+    """The rows of one split of a hub dataset."""
+    from datasets import load_dataset
+
+    name, revision, split = hub_parts(uri)
+    try:
+        dataset = load_dataset(name, revision=revision, split=split or "train").with_format("arrow")
+    except Exception as error:  # the hub's, the file system's and the readers' own; each says what is wrong
+        raise DataError(f"dataset: cannot load {uri}: {' '.join(str(error).split())}") from error
+    tables = dataset.select_columns(chosen(dataset.column_names, wanted)).iter(BATCH)
+    yield from _rows(batch for table in tables for batch in table.to_batches())
+
+
+def chosen(names: Iterable[str], wanted: frozenset[str]) -> list[str]:
+    """The columns whose names are wanted, or all of them."""
+    names = list(names)
+    return [name for name in names if name.strip().lower() in wanted] or names
+
+
+@contextmanager
+def _damage(path: Path, kind: str) -> Iterator[None]:
+    """Turns what Arrow raises on damaged bytes into one DataError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"dataset: {path.name} is not a readable {kind} file: {first}") from error
+
+
+def _checked(batches: Iterable[Any], wanted: frozenset[str]) -> Iterator[Any]:
+    """Slices of batches whose buffers were checked: Arrow trusts the offsets that stand in a file."""
+    for batch in batches:
+        narrow = batch.select(chosen(batch.schema.names, wanted))
+        for column in narrow.columns:
+            # text that is not UTF-8 is a row's fault, wrong offsets are the file's
+            text = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+            (column.view(text) if text else column).validate(full=True)
+        for start in range(0, narrow.num_rows, BATCH):
+            yield narrow.slice(start, BATCH)
+
+
+def _rows(batches: Iterable[Any]) -> Iterator[Row]:
+    position = 0
+    for batch in batches:
+        for value, raw in _values(_decoded(batch)):
+            position += 1
+            yield Row(position, value, raw)
+
+
+def _decoded(batch: Any) -> Any:
+    """A batch without dictionaries: a slice carries the whole of its dictionary."""
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _values(batch: Any) -> Iterator[tuple[Any, Any]]:
+    """A batch's rows and their raw form, one by one where one of them cannot be read or is too long."""
+    rows = _listed(batch) if batch.nbytes <= MAX_ROW else None
+    if rows is not None:
+        yield from zip(rows, rows, strict=True)
+        return
+    for index in range(batch.num_rows):
+        row = batch.slice(index, 1)
+        try:
+            value = Reject.OVER_LONG if row.nbytes > MAX_ROW else row.to_pylist()[0]
+        except UnicodeDecodeError:
+            value = Reject.INVALID_TEXT
+        except (ValueError, OverflowError, pa.ArrowException):
+            value = Reject.WRONG_TYPE
+        yield value, row.serialize().to_pybytes() if isinstance(value, Reject) else value
+
+
+def _listed(batch: Any) -> list[Any] | None:
+    try:
+        return list(batch.to_pylist())
+    except (ValueError, OverflowError, pa.ArrowException):
+        return None

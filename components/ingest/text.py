@@ -1,0 +1,219 @@
+"""Readers of text: jsonl, a JSON list, csv, paragraphs, Markdown. None holds more than a row and a block."""
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, NoReturn
+
+import orjson
+
+from components.errors import DataError
+from components.ingest.elements import Elements
+from components.ingest.rows import BLOCK, BOM, MAX_ROW, Hashed, Row
+from components.records import Reject
+
+HEADING = re.compile(r"#{1,6}\s")
+FENCE = ("```", "~~~")
+
+
+def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Hashed]]:
+    """The lines of a file, numbered from 1, without its byte order mark; one that is too long comes as its digest."""
+    number = 0
+    while line := file.readline(MAX_ROW + 1):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if len(line) > MAX_ROW and not line.endswith(b"\n"):
+            yield number, _skip(file, line)
+        else:
+            yield number, line
+
+
+def jsonl(file: IO[bytes]) -> Iterator[Row]:
+    """One JSON value a line; empty lines are no rows."""
+    for position, line in lines(file):
+        if isinstance(line, Hashed):
+            yield Row(position, Reject.OVER_LONG, line)
+        elif line.strip():
+            yield Row(position, parse(line), line)
+
+
+def json_list(file: IO[bytes]) -> Iterator[Row]:
+    """The elements of a JSON list. What stands behind it, or where its end should be, is a row that is not JSON."""
+    for position, raw in enumerate(Elements(file), start=1):
+        value = Reject.OVER_LONG if isinstance(raw, Hashed) else parse(raw)
+        yield Row(position, value, raw)
+
+
+def parse(raw: bytes) -> Any:
+    """A JSON value, or why it is none. A key that stands twice in an object has no one value."""
+    try:
+        value = orjson.loads(raw)
+    except ValueError:
+        return _parse_slowly(raw)
+    # the first count settles it for most rows; text that looks like a key is looked at more closely
+    suspect = isinstance(value, dict) and raw.count(b'":') != len(value)
+    if suspect and any(raw.count(b'"%b"' % key.encode()) > 1 for key in value):
+        return _parse_slowly(raw)
+    return value
+
+
+def csv_rows(file: IO[bytes], delimiter: str) -> Iterator[Row]:
+    """The rows under a header line, as mappings of its cells to theirs.
+
+    Raises:
+        DataError: the header has a name twice.
+    """
+    csv.field_size_limit(MAX_ROW)
+    source = _CsvLines(lines(file))
+    reader = csv.reader(source, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        try:
+            cells = next(reader, None)
+        except (csv.Error, _OverLongError) as error:
+            reason = Reject.OVER_LONG if isinstance(error, _OverLongError) else Reject.WRONG_TYPE
+            yield Row(source.position, reason, source.take())
+            continue
+        if cells is None:
+            return
+        if not cells:
+            continue
+        position, raw = source.position, source.take()
+        if header is None:
+            header = cells
+            if any(name and header.count(name) > 1 for name in header):
+                raise DataError(f"dataset: two columns of the header on line {position} have the same name; rename one")
+            continue
+        # more or fewer cells than the header has are no record
+        value: Any = dict(zip(header, cells, strict=True)) if len(cells) == len(header) else Reject.WRONG_TYPE
+        yield Row(position, value, raw)
+
+
+def paragraphs(file: IO[bytes]) -> Iterator[Row]:
+    """Runs of lines between empty ones, each a row of plain text."""
+    block = _Block()
+    for position, line in lines(file):
+        if isinstance(line, bytes) and not line.strip():
+            yield from block.close()
+        else:
+            block.add(position, line)
+    yield from block.close()
+
+
+def markdown(file: IO[bytes]) -> Iterator[Row]:
+    """Sections, each from a heading to the next, as rows of plain text."""
+    block = _Block()
+    fence = ""
+    for position, line in lines(file):
+        start = line[:8].decode("utf-8", "replace").lstrip(" ") if isinstance(line, bytes) else ""
+        if start.startswith(FENCE) and fence in ("", start[:3]):
+            fence = "" if fence else start[:3]
+        elif not fence and HEADING.match(start):
+            yield from block.close()
+        block.add(position, line)
+    yield from block.close()
+
+
+class _Block:
+    """Lines that become one row of plain text."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._position = self._size = 0
+        self._state: Any = None  # the running digest of a block that is too long to keep
+
+    def add(self, position: int, line: bytes | Hashed) -> None:
+        data = line.digest.encode() if isinstance(line, Hashed) else line
+        self._position = self._position or position
+        self._size += len(data)
+        self._lines.append(data)
+        if self._size > MAX_ROW or isinstance(line, Hashed) or self._state:
+            self._state = self._state or hashlib.sha256()
+            self._state.update(b"".join(self._lines))
+            self._lines = []
+
+    def close(self) -> Iterator[Row]:
+        """The row, if there is one; the next line begins another."""
+        raw, position, state = b"".join(self._lines), self._position, self._state
+        self._lines, self._position, self._size, self._state = [], 0, 0, None
+        if state:
+            yield Row(position, Reject.OVER_LONG, Hashed(state.hexdigest()[:32]))
+        elif raw.strip():
+            try:
+                yield Row(position, {"text": raw.decode("utf-8").replace("\r\n", "\n")}, raw)
+            except UnicodeDecodeError:
+                yield Row(position, Reject.INVALID_TEXT, raw)
+
+
+class _OverLongError(Exception):
+    """A csv row has run on for too long, most likely behind a quote that nothing closes."""
+
+
+class _CsvLines:
+    """The lines that csv reads, and which of them it has read since the last row."""
+
+    def __init__(self, source: Iterable[tuple[int, bytes | Hashed]]) -> None:
+        self._source = iter(source)
+        self._pending: list[bytes] = []
+        self._size = 0
+        self.position = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        number, line = next(self._source)
+        data = line.digest.encode() if isinstance(line, Hashed) else line
+        if self._pending or data.strip(b"\r\n"):  # a row begins with the first line that is not empty
+            self.position = number if not self._pending else self.position
+            self._pending.append(data)
+            self._size += len(data)
+        if isinstance(line, Hashed) or self._size > MAX_ROW:
+            raise _OverLongError
+        return line.decode("utf-8", "surrogateescape")
+
+    def take(self) -> bytes:
+        """The raw form of the row that was just read."""
+        raw = b"".join(self._pending)
+        self._pending, self._size = [], 0
+        return raw
+
+
+def _skip(file: IO[bytes], line: bytes) -> Hashed:
+    """Reads to the end of a line that is too long, and digests it."""
+    state = hashlib.sha256(line)
+    while rest := file.readline(BLOCK):
+        state.update(rest)
+        if rest.endswith(b"\n"):
+            break
+    return Hashed(state.hexdigest()[:32])
+
+
+def _parse_slowly(raw: bytes) -> Any:
+    """The reason why a row is no JSON; or its value, where only the fast parser would not have it."""
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse)
+    except UnicodeDecodeError:
+        return Reject.INVALID_TEXT
+    except _DuplicateKeyError:
+        return Reject.DUPLICATE_KEY
+    except (ValueError, RecursionError):
+        return Reject.NOT_JSON
+
+
+class _DuplicateKeyError(Exception):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise _DuplicateKeyError
+    return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
