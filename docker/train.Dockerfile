@@ -1,0 +1,67 @@
+# The train image: train and evaluate, with DeepSpeed's operators compiled. VARIANT is cuda or cpu.
+# docker/build.sh calls this; wheels come from build/wheels, so a build needs no network.
+ARG BUILD_BASE=python:3.11.15-bookworm@sha256:a8f8fbe1a0edc9e4dddafa64ba73f7e04be7be5ebc23f332362e779e0a2e4e52
+ARG BASE=python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
+ARG VARIANT=cuda
+
+FROM ${BUILD_BASE} AS dependencies
+ARG VARIANT
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
+WORKDIR /build
+COPY docker/install.sh docker/build.lock docker/train-${VARIANT}.lock ./
+RUN --mount=type=bind,source=build/wheels,target=/wheels ./install.sh "train-${VARIANT}"
+
+FROM dependencies AS operators
+ARG VARIANT
+COPY docker/deepspeed.sh docker/deepspeed.lock docker/build-cuda.lock ./
+RUN --mount=type=bind,source=build/wheels,target=/wheels ./deepspeed.sh "${VARIANT}"
+
+FROM dependencies AS complete
+COPY docker/prune.sh ./
+RUN --mount=type=bind,from=operators,source=/built,target=/built \
+    tools/bin/python -m pip --python /opt/venv/bin/python install --quiet --no-index --no-deps --no-compile /built/*.whl \
+    && ./prune.sh
+
+FROM complete AS project
+ARG SOURCE_DATE_EPOCH=315532800
+COPY pyproject.toml README.md LICENSE ./
+COPY components components
+COPY pipeline pipeline
+RUN tools/bin/python -m pip install --quiet --no-index --no-deps --no-build-isolation --no-compile --target=/opt/private-llm . \
+    && tools/bin/cyclonedx-py environment --output-reproducible --pyproject=pyproject.toml --mc-type=application \
+      --output-file=/sbom.cdx.json /opt/venv \
+    && find /opt/private-llm -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+
+FROM scratch AS sbom
+COPY --from=project /sbom.cdx.json /
+
+FROM ${BASE} AS on-cpu
+ENV DS_ACCELERATOR=cpu
+
+FROM ${BASE} AS on-cuda
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# hadolint ignore=DL3006
+FROM on-${VARIANT} AS image
+ARG BASE
+ARG VARIANT
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="private-llm train (${VARIANT})" \
+      org.opencontainers.image.description="Training and evaluation of the private-llm pipeline" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE}"
+COPY --from=complete /opt/venv /opt/venv
+COPY --from=project /opt/private-llm /opt/private-llm
+# The root may be read-only and the user any: whatever a library keeps goes below /tmp, which must be writable.
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONPATH=/opt/private-llm \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    LOGNAME=private-llm
+WORKDIR /tmp
+USER 10001:10001
