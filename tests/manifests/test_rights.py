@@ -6,9 +6,10 @@ import pytest
 
 from pipeline.kfp_glue import STEP_LABEL
 from pipeline.settings import STEPS
-from tests.manifests.rendering import FOLDERS, Object, job_of_runtime, of_kind, pod_templates, render
+from tests.manifests.rendering import FOLDERS, ROOT, Object, job_of_runtime, of_kind, pod_templates, render
 
 Grants = set[tuple[str, str, str]]
+SHARED = {"overlays/kubeflow-profile": "default-editor", "overlays/kfp-standalone": "pipeline-runner"}
 INTERNET = "0.0.0.0/0"
 ROW = r"^\| `(private-llm-.*?)` \| (.*?) \| `(.*?)`.*? \| (.*?) \|"  # role, API group, resource, verbs
 
@@ -44,17 +45,29 @@ def test_no_right_is_open_ended() -> None:
 def test_only_the_account_of_runs_has_rights(folder: str) -> None:
     objects = render(folder)
     bound = {subject["name"] for binding in of_kind(objects, "RoleBinding").values() for subject in binding["subjects"]}
-    assert bound == ({"default-editor"} if folder.endswith("kubeflow-profile") else {"private-llm-launcher"})
+    assert bound == {SHARED.get(folder, "private-llm-launcher")}
     used = {template["spec"]["serviceAccountName"] for template in pod_templates(objects).values()}
     accounts = of_kind(objects, "ServiceAccount")
     assert used == {"private-llm-training", "mlflow"}
     assert not any(accounts[name]["automountServiceAccountToken"] for name in used)
 
 
+def test_the_guide_lists_every_right() -> None:
+    """The table in docs/installation.md, row by row."""
+    text = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    listed: dict[str, Grants] = {}
+    for role, group, resource, verbs in re.findall(ROW, text, re.MULTILINE):
+        core = "" if group == "core" else group.strip("`")
+        listed.setdefault(role, set()).update((core, resource, verb) for verb in verbs.split(", "))
+    assert listed == {name: grants(role) for name, role in of_kind(render("base"), "Role").items()}
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_nothing_goes_in_or_out_unless_named(folder: str) -> None:
     policies = of_kind(render(folder), "NetworkPolicy")
-    assert policies["default-deny"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    ours = {"matchExpressions": [{"key": STEP_LABEL, "operator": "Exists"}]} if folder in SHARED else {}
+    assert policies["default-deny"]["spec"] == {"podSelector": ours, "policyTypes": ["Ingress", "Egress"]}
+    assert policies["mlflow"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
     open_to_all = {
         name
         for name, policy in policies.items()

@@ -1,6 +1,7 @@
 """Everything under manifests/ renders and is what Kubernetes, Trainer and PodSecurity's restricted level accept."""
 
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pipeline.settings import STEPS, load
 from tests.manifests.rendering import (
     FOLDERS,
     MANIFESTS,
-    OVERLAYS,
+    ROOT,
     Object,
     job_of_runtime,
     of_kind,
@@ -58,6 +59,8 @@ def test_kubernetes_knows_every_field(folder: str, version: str) -> None:
 def test_trainer_knows_every_field_of_the_runtime(objects: tuple[Object, ...]) -> None:
     runtime = of_kind(objects, "TrainingRuntime")["private-llm"]
     assert problems("trainer.kubeflow.org_trainingruntimes", runtime) == []
+    jobset = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "spec": runtime["spec"]["template"]["spec"]}
+    assert problems("jobset.x-k8s.io_jobsets", jobset) == []
     (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     assert (job["name"], job["replicas"]) == ("node", 1), "what Trainer's webhook asks for"
     assert job["template"]["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
@@ -118,6 +121,18 @@ def test_another_namespace_and_other_images_take_everything_along(tmp_path: Path
     assert container["image"] == "r.example/t:v2"
 
 
+def test_the_guides_examples_work(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    kustomization, profile = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "profile.yaml").write_text(profile, encoding="utf-8")
+    assert load(str(tmp_path / "profile.yaml")).scheduling["evaluate"].timeout == 14400
+    manifests = os.path.relpath(MANIFESTS, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(kustomization.replace("../manifests", manifests), encoding="utf-8")
+    objects = render(str(tmp_path))
+    assert problems("trainer.kubeflow.org_trainingruntimes", of_kind(objects, "TrainingRuntime")["private-llm"]) == []
+    assert job_of_runtime(objects)["spec"]["template"]["spec"]["priorityClassName"] == "training"
+
+
 def test_postgres_takes_its_address_from_a_secret(tmp_path: Path) -> None:
     objects = user_overlay(tmp_path, POSTGRES)
     deployment = of_kind(objects, "Deployment")["mlflow"]
@@ -128,6 +143,15 @@ def test_postgres_takes_its_address_from_a_secret(tmp_path: Path) -> None:
         "name": "MLFLOW_BACKEND_STORE_URI",
         "valueFrom": {"secretKeyRef": {"name": "private-llm-postgres", "key": "uri"}},
     }
+
+
+@pytest.mark.parametrize(("overlay", "namespace"), [("kubeflow-profile", "team-a"), ("kfp-standalone", "kubeflow")])
+def test_a_shared_namespace_keeps_its_own_labels_and_accounts(overlay: str, namespace: str) -> None:
+    objects = render(f"overlays/{overlay}")
+    assert {found["metadata"]["namespace"] for found in objects} == {namespace}
+    assert set(of_kind(objects, "ServiceAccount")) == {"private-llm-training", "mlflow"}
+    (binding,) = of_kind(objects, "RoleBinding").values()
+    assert [subject["namespace"] for subject in binding["subjects"]] == [namespace]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +172,7 @@ def test_an_overlay_brings_its_storage_and_taints(overlay: str, classes: list[st
     assert [toleration["key"] for toleration in tolerations] == taints
 
 
-@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "kubeflow-profile"])
+@pytest.mark.parametrize("overlay", ["gke", "eks", "aks", "on-prem", "kueue", "kind"])
 def test_an_overlays_profile_places_the_steps_that_want_gpus(overlay: str) -> None:
     settings = load(str(MANIFESTS / "overlays" / overlay / "profile.yaml"))
     assert set(settings.resources) == set(STEPS)
