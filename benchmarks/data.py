@@ -1,0 +1,256 @@
+"""python -m benchmarks.data: the data steps against plain ways to do the same, on dolly-15k.
+
+tokenize_raw      records file to token rows, against raw `tokenizers` encode_batch of the same rendered strings
+tokenize_dolly    the same, against Dolly's preprocessing: datasets.map to text, map to tokens, filter, shuffle
+ingest            jsonl to records, against json.loads, the same checks and ids, and datasets.Dataset.to_parquet
+near_duplicates   is each record a near-duplicate of an earlier half, against rensa's LSH asked text by text
+
+Each side runs in a process of its own, in turn. It first works on a few records, so that imports and first calls do not count; loading the tokenizer does.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import unicodedata
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.vary import DOLLY
+
+LENGTH, SEED, FEW = 2048, 42, 200
+BASELINES = {
+    "tokenize_raw": ("tokenize", "raw_encode_batch", "records/s"),
+    "tokenize_dolly": ("tokenize", "dolly_preprocessing", "records/s"),
+    "ingest": ("ingest", "plain_ingest", "records/s"),
+    "near_duplicates": ("near", "rensa_near", "records/s"),
+}
+
+
+def main() -> int:
+    """Prints what was measured; its last line is one JSON object."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description="Benchmark the data steps.")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each side (default: %(default)s)")
+    parser.add_argument("--side", choices=sorted(SIDES), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(measure(SIDES[arguments.side], arguments.folder))
+        return 0
+    if not DOLLY.exists():
+        print(f"benchmark: {DOLLY} is not there", file=sys.stderr)
+        return 2
+    rates: dict[str, list[float]] = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory() as scratch:
+        for size, lines in (("few", FEW), ("all", None)):
+            prepare(Path(scratch) / size, lines)
+        for _ in range(arguments.rounds):
+            for side, measured in rates.items():
+                measured.append(worker(side, Path(scratch)))
+                print(f"{side:<20}{measured[-1]:>10,.0f} records/s", flush=True)
+    report(rates)
+    return 0
+
+
+def prepare(folder: Path, lines: int | None) -> None:
+    """The dataset, a base model's folder without weights, the records and the strings that they are rendered to."""
+    from components.ingest.ingest import ingest
+    from components.records import read_table, write_json
+    from components.rendering import Renderer, load_tokenizer, user_message
+    from components.templates import apply_template
+
+    folder.mkdir()
+    rows = DOLLY.read_bytes().splitlines(keepends=True)[:lines]
+    (folder / "data.jsonl").write_bytes(b"".join(rows))
+    shutil.copytree(DOLLY.parents[1] / "tokenizers" / "gpt-neox", folder / "base", copy_function=shutil.copyfile)
+    (folder / "base" / "config.json").write_text('{"model_type": "gpt_neox"}', encoding="utf-8")
+    data, records, rejects = (folder / name for name in ("data.jsonl", "records", "rejects"))
+    ingest(dataset=str(data), records=records, rejects=rejects, metrics=folder / "metrics")
+    tokenizer = load_tokenizer(folder / "base")
+    apply_template(tokenizer, "dolly")
+    tokenizer.save_pretrained(folder / "with_template")
+    rendered = [
+        tokenizer.apply_chat_template(
+            [
+                {"role": "user", "content": user_message(record["instruction"], record["context"])},
+                {"role": "assistant", "content": record["response"]},
+            ],
+            tokenize=False,
+        )
+        for record in read_table(folder / "records")
+    ]
+    write_json(folder / "rendered.json", rendered)
+    assert_the_same_ids(Renderer(tokenizer), list(read_table(folder / "records")), rendered)
+
+
+def assert_the_same_ids(renderer: Any, records: list[dict[str, Any]], rendered: list[str]) -> None:
+    """What we encode in parts is what the whole strings encode to; where prompt and answer meet is a control token."""
+    backend = renderer.tokenizer.backend_tokenizer
+    for record, ours, whole in zip(
+        records, renderer.encode(records), backend.encode_batch_fast(rendered, add_special_tokens=False), strict=True
+    ):
+        if ours.input_ids != whole.ids and not ours.neutralised:
+            raise AssertionError(f"record {record['id']} is encoded to other ids than the whole string")
+
+
+def worker(side: str, folder: Path) -> float:
+    """Records a second of one side in a fresh process."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.data", "--side", side, "--folder", str(folder)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  # our own command
+    return float(finished.stdout.splitlines()[-1])
+
+
+def measure(side: Callable[[Path], None], folder: Path) -> float:
+    """Records a second on all records, after a few."""
+    side(folder / "few")
+    rows = len((folder / "all" / "data.jsonl").read_bytes().splitlines())
+    started = time.perf_counter()
+    side(folder / "all")
+    return rows / (time.perf_counter() - started)
+
+
+def tokenize(folder: Path) -> None:
+    """Our step."""
+    from components.tokenize.tokenize import tokenize as run
+
+    run(
+        records=folder / "records",
+        base_model=str(folder / "base"),
+        base_model_digest="",
+        max_length=LENGTH,
+        tokens=folder / "our_tokens",
+        tokenizer=folder / "our_tokenizer",
+        metrics=folder / "our_metrics",
+    )
+
+
+def raw_encode_batch(folder: Path) -> None:
+    """One call on strings that are ready; their ids are read, and nothing is written."""
+    from tokenizers import Tokenizer
+
+    texts = json.loads((folder / "rendered.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(folder / "with_template" / "tokenizer.json"))
+    for row in tokenizer.encode_batch(texts, add_special_tokens=False):
+        _ = row.ids
+
+
+def dolly_preprocessing(folder: Path) -> None:
+    """databrickslabs/dolly's recipe in plain datasets and transformers, with an empty cache."""
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+
+    from components.templates import INTRODUCTION
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "with_template")
+
+    def text(record: dict[str, str]) -> dict[str, str]:
+        given = f"Input:\n{record['context']}\n\n" if record["context"] else ""
+        asked = f"{INTRODUCTION}\n\n### Instruction:\n{record['instruction']}\n\n{given}"
+        return {"text": f"{asked}### Response:\n{record['response']}\n\n### End"}
+
+    with tempfile.TemporaryDirectory() as cache:
+        data = load_dataset("parquet", data_files=str(folder / "records"), cache_dir=cache, split="train")
+        data = data.map(text)
+        data = data.map(
+            lambda batch: tokenizer(batch["text"], max_length=LENGTH, truncation=True),
+            batched=True,
+            remove_columns=data.column_names,
+        )
+        data.filter(lambda row: len(row["input_ids"]) < LENGTH).shuffle(seed=SEED)
+
+
+def ingest(folder: Path) -> None:
+    """Our step."""
+    from components.ingest.ingest import ingest as run
+
+    data, records, rejects = (folder / name for name in ("data.jsonl", "our_records", "our_rejects"))
+    run(dataset=str(data), records=records, rejects=rejects, metrics=folder / "our_metrics")
+
+
+def plain_ingest(folder: Path) -> None:
+    """A loop that checks, identifies and removes repeats in the same way."""
+    import hashlib
+
+    from datasets import Dataset
+
+    def squash(text: str) -> str:
+        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+    rows, ids, prompts = [], set(), set()
+    with (folder / "data.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            record = {name: str(value).strip() for name, value in json.loads(line).items()}
+            if not (record["instruction"] and record["response"]) or "\x00" in line:
+                continue
+            prompt = f"{squash(record['instruction'])}\n{squash(record['context'])}"
+            identity = hashlib.sha256(f"{prompt}\n{squash(record['response'])}".encode()).hexdigest()[:32]
+            if identity not in ids and prompt not in prompts:
+                rows.append({"id": identity, **record, "source": "data.jsonl", "license": "unknown"})
+            ids.add(identity)
+            prompts.add(prompt)
+    Dataset.from_list(rows).to_parquet(folder / "plain_records")
+
+
+def near(folder: Path) -> None:
+    """Our index."""
+    from components.near import NearDuplicates
+
+    texts = _texts(folder)
+    half = len(texts) // 2
+    with tempfile.TemporaryDirectory() as scratch:
+        index = NearDuplicates(Path(scratch))
+        for start, end in pairwise([*range(0, half, 2048), half]):
+            index.add(texts[start:end])
+        for start, end in pairwise([*range(half, len(texts), 2048), len(texts)]):
+            index.matches(texts[start:end])
+
+
+def rensa_near(folder: Path) -> None:
+    """The same with one MinHash object and one set of shingles a text."""
+    from rensa import RMinHash, RMinHashLSH
+
+    texts = _texts(folder)
+    index, added = RMinHashLSH(0.7, 128, 32), []
+    for row, text in enumerate(texts):
+        words = text.split()
+        shingles = frozenset(" ".join(words[at : at + 3]) for at in range(max(1, len(words) - 2)))
+        signature = RMinHash(128, 1)
+        signature.update(list(shingles))
+        if row < len(texts) // 2:
+            index.insert(row, signature)
+            added.append(shingles)
+        else:
+            any(len(shingles & added[o]) >= 0.7 * len(shingles | added[o]) for o in index.query(signature))
+
+
+def _texts(folder: Path) -> list[str]:
+    from components.records import normalise, read_table
+
+    return [normalise(f"{r['instruction']} {r['context']} {r['response']}") for r in read_table(folder / "records")]
+
+
+SIDES: dict[str, Callable[[Path], None]] = {
+    side.__name__: side
+    for side in (tokenize, raw_encode_batch, dolly_preprocessing, ingest, plain_ingest, near, rensa_near)
+}
+
+
+def report(rates: dict[str, list[float]]) -> None:
+    """Medians, spreads and ratios; a ratio above 1 means that we are faster."""
+    for side, measured in rates.items():
+        print(f"{side:<20}median {statistics.median(measured):,.0f}, {min(measured):,.0f} to {max(measured):,.0f}")
+    results = []
+    for name, (ours, baseline, unit) in BASELINES.items():
+        mine, other = (statistics.median(rates[side]) for side in (ours, baseline))
+        results.append({"name": name, "ours": mine, "baseline": other, "ratio": mine / other, "unit": unit})
+    print(json.dumps({"results": results}))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
