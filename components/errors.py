@@ -27,6 +27,10 @@ class ResumableError(PipelineError):
     exit_code = os.EX_TEMPFAIL
 
 
+class ClusterError(PipelineError):
+    """The Kubernetes cluster refused, lost or ended what it was asked to run; the message says which and why."""
+
+
 class RegistryError(PipelineError):
     """The model registry could not be reached, or answered what it must not."""
 

@@ -12,7 +12,7 @@ from components.report.component import report
 from components.resolve.component import resolve
 from components.split.component import split
 from components.tokenize.component import tokenize
-from components.train.component import train
+from components.train.component import TRAIN
 from components.train.config import TRAINING_PARAMETERS
 from pipeline.kfp_glue import Placement, as_pipeline
 from pipeline.settings import Settings
@@ -88,12 +88,13 @@ def build(settings: Settings) -> Any:
         ).outputs
 
         tuned = on(
-            train(
+            TRAIN[settings.launcher](
                 train=sides["train"],
                 test=sides["test"],
                 tokenizer=encoded["tokenizer"],
                 settings={name: p[name] for name in TRAINING_PARAMETERS},
                 checkpoints=p["checkpoints"],
+                launcher=settings.launch(),
                 **base,
             )
         ).outputs

@@ -8,7 +8,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from pipeline.parameters import Parameters
-from pipeline.settings import Resources, Scheduling, Settings
+from pipeline.settings import STORAGE_STEPS, Resources, Scheduling, Settings
 
 STEP_LABEL = "private-llm/step"
 
@@ -26,6 +26,8 @@ class Placement:
         if wanted := self._settings.resources.get(step):
             _ask(task, wanted)
         _schedule(task, self._settings.scheduling.get(step, Scheduling()))
+        if self._settings.launcher == "trainjob" and step in STORAGE_STEPS:
+            self._share(task)
         for secret in self._settings.secrets:
             if step in secret.steps:
                 kubernetes.use_secret_as_env(task, secret.name, dict(secret.keys), optional=secret.optional)
@@ -40,6 +42,16 @@ class Placement:
                 backoff_max_duration=f"{30 * 24 * 3600}s",
             )
         return task
+
+    def _share(self, task: dsl.PipelineTask) -> None:
+        """The claim that training pods share; what is set on train reaches them through its TaskConfig."""
+        storage = self._settings.storage
+        kubernetes.mount_pvc(task, storage.claim, storage.path)
+        task.set_env_variable("PRIVATE_LLM_CACHE", f"{storage.path}/cache")
+        task.set_env_variable("HF_HOME", f"{storage.path}/cache/huggingface")
+        if task.name == "train":
+            for name, value in self._settings.trainjob.env.items():
+                task.set_env_variable(name, value)
 
 
 def _restrict(task: dsl.PipelineTask) -> None:

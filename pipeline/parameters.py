@@ -101,6 +101,7 @@ class Parameters:
     )
     precision: str = parameter("bf16", "Number format of training: bf16, fp16 (V100) or fp32.", choices=PRECISIONS)
     zero_stage: int = parameter(3, "DeepSpeed ZeRO stage.", choices=(0, 1, 2, 3))
+    num_nodes: int = parameter(1, "Nodes that train together; more than 1 need a profile with TrainJobs.", minimum=1)
     nproc_per_node: int = parameter(0, "Training processes on a node; 0: one a GPU.", minimum=0)
     lora_rank: int = parameter(16, "Rank of the adapters.", minimum=1)
     lora_alpha: int = parameter(32, "Scale of the adapters.", minimum=1)

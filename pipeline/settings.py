@@ -10,12 +10,15 @@ import yaml
 
 from components.errors import ParameterError
 from components.sources import cache_folder
+from components.train.trainjob import JobSettings, settings_as_values
 from pipeline.parameters import Parameters
 
 PACKAGE = Path(__file__).parent
 PROFILES = PACKAGE / "profiles"
 STEPS = ("resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report")
 TRAIN_IMAGE_STEPS = ("train", "evaluate")
+STORAGE_STEPS = ("train", "evaluate", "register")  # what reads or writes the trained model
+LAUNCHERS = ("local", "trainjob")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
@@ -80,6 +83,14 @@ class SecretEnv:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Storage:
+    """A ReadWriteMany claim that training pods share with the steps around them, and where it is mounted."""
+
+    claim: str = "private-llm-training"
+    path: str = "/training"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One profile. Steps are named as in STEPS.
 
@@ -91,6 +102,9 @@ class Settings:
         secrets: Credentials by reference, such as a hub token or an object store's keys.
         image_pull_secrets: Secrets of the image registry, which every step's pod uses.
         retries: How often a failed step is tried again, waiting 1, 2, 4, ... minutes.
+        launcher: Where train trains: local, in its own pod or process; or trainjob, in the pods of a TrainJob.
+        storage: Where a TrainJob finds its input and leaves the model.
+        trainjob: What TrainJobs are given beside the resources and nodes of train.
         ttl: Seconds after which a finished run's pods and workspace are removed; 0: never.
         parameters: What runs take unless told otherwise.
     """
@@ -102,6 +116,9 @@ class Settings:
     secrets: tuple[SecretEnv, ...] = ()
     image_pull_secrets: tuple[str, ...] = ()
     retries: int = 0
+    launcher: str = "local"
+    storage: Storage = field(default_factory=Storage)
+    trainjob: JobSettings = field(default_factory=JobSettings)
     ttl: int = 0
     parameters: Parameters = field(default_factory=Parameters)
 
@@ -110,6 +127,10 @@ class Settings:
             image = getattr(self, name)
             if image.endswith(":latest") or not (":" in image.rpartition("/")[2] or "@sha256:" in image):
                 raise ParameterError(f"profile: {name}={image!r} must have a version tag or a digest, and not latest")
+        if self.launcher not in LAUNCHERS:
+            raise ParameterError(f"profile: launcher={self.launcher!r} must be one of {', '.join(LAUNCHERS)}")
+        if self.launcher == "local" and self.parameters.num_nodes > 1:
+            raise ParameterError(f"num_nodes={self.parameters.num_nodes} needs a profile with launcher: trainjob")
         secret_steps = [step for secret in self.secrets for step in secret.steps]
         for name, steps in (("resources", self.resources), ("scheduling", self.scheduling), ("secrets", secret_steps)):
             unknown = sorted(set(steps) - set(STEPS))
@@ -121,7 +142,19 @@ class Settings:
 
     def image(self, step: str) -> str:
         """The image that a step runs in."""
-        return self.train_image if step in TRAIN_IMAGE_STEPS else self.data_image
+        trains = step in TRAIN_IMAGE_STEPS and not (step == "train" and self.launcher == "trainjob")
+        return self.train_image if trains else self.data_image
+
+    def launch(self) -> dict[str, Any]:
+        """What the step that trains is told of its launcher; nothing where it trains by itself."""
+        if self.launcher == "local":
+            return {}
+        return {
+            "image": self.train_image,
+            "image_pull_secrets": list(self.image_pull_secrets),
+            "storage": self.storage.path,
+            **settings_as_values(self.trainjob),
+        }
 
 
 def load(profile: str, overrides: dict[str, str] | None = None) -> Settings:

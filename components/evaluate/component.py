@@ -28,7 +28,7 @@ def evaluate(
     figures = run(
         records=Path(records.path),
         test=Path(test.path),
-        model=Path(model.path),
+        model=Path(model.metadata.get("path", model.path)),  # where a TrainJob has left it
         base_model=base_model,
         base_model_digest=base_model_digest,
         champion=champion,

@@ -25,7 +25,7 @@ def register(
     from components.register.register import register as run
 
     result = run(
-        model=Path(model.path),
+        model=Path(model.metadata.get("path", model.path)),  # where a TrainJob has left it
         train=Path(train.path),
         test=Path(test.path),
         evaluation=Path(evaluation.path),

@@ -1,11 +1,10 @@
-"""train as a KFP component."""
+"""train as a KFP component, in two forms: one trains in its own pod, one hands what it is given on to a TrainJob."""
 
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output, TaskConfig, TaskConfigField, TaskConfigPassthrough
 
 from components.kfp_step import step
 
 
-@step
 def train(
     train: Input[Dataset],
     test: Input[Dataset],
@@ -14,6 +13,8 @@ def train(
     base_model_digest: str,
     settings: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
     checkpoints: str,
+    launcher: dict,  # type: ignore[type-arg]
+    task_config: TaskConfig,
     model: Output[Model],
     curves: Output[Artifact],
     metrics: Output[Metrics],
@@ -22,18 +23,22 @@ def train(
     from pathlib import Path
 
     from components.train.config import TrainConfig
-    from components.train.train import train as run
+    from components.train.launch import launch
 
+    files = {"train": train, "test": test, "tokenizer": tokenizer, "model": model, "curves": curves, "metrics": metrics}
     config = TrainConfig.from_settings(
         settings,
-        train=Path(train.path),
-        test=Path(test.path),
-        tokenizer=Path(tokenizer.path),
         base_model=base_model,
         base_model_digest=base_model_digest,
-        model=Path(model.path),
-        curves=Path(curves.path),
-        metrics=Path(metrics.path),
         checkpoints=Path(checkpoints) if checkpoints else None,
+        **{name: Path(artifact.path) for name, artifact in files.items()},
     )
-    metrics.metadata.update(run(config))
+    figures, place = launch(config, launcher, vars(task_config))
+    metrics.metadata.update(figures)
+    model.metadata.update(place)
+
+
+# The launcher needs the volumes and the environment too; the rest is for the pods that train.
+BOTH = (TaskConfigField.ENV, TaskConfigField.KUBERNETES_VOLUMES)
+PASSED = [TaskConfigPassthrough(field=field, apply_to_task=field in BOTH) for field in TaskConfigField]
+TRAIN = {"local": step(train), "trainjob": step(train, task_config_passthroughs=PASSED)}

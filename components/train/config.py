@@ -21,6 +21,7 @@ POSITIVE = (
     "logging_steps",
     "save_steps",
     "save_total_limit",
+    "num_nodes",
 )
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
@@ -62,6 +63,7 @@ class TrainConfig:
             weights; 0: never.
         offload: What ZeRO keeps in the host's memory: none, optimizer, or parameters (and the optimizer; ZeRO-3).
         grace_seconds: How long ranks may take for a last checkpoint after SIGTERM.
+        num_nodes: Nodes that train together; more than one are a TrainJob's.
         nproc_per_node: Processes on this node; 0: one a GPU, or one without a GPU.
     """
 
@@ -96,6 +98,7 @@ class TrainConfig:
     early_stopping_patience: int = 0
     offload: str = "none"
     grace_seconds: int = 120
+    num_nodes: int = 1
     nproc_per_node: int = 0
 
     def __post_init__(self) -> None:
@@ -170,5 +173,5 @@ TRAINING_PARAMETERS = tuple(field.name for field in fields(TrainConfig) if field
 DECIDING = tuple(
     name
     for name in TRAINING_PARAMETERS
-    if name not in ("nproc_per_node", "save_steps", "save_total_limit", "grace_seconds", "logging_steps")
+    if name not in ("num_nodes", "nproc_per_node", "save_steps", "save_total_limit", "grace_seconds", "logging_steps")
 )
