@@ -183,10 +183,12 @@ def _trainer(training: Training, settings: JobSettings) -> dict[str, Any]:
         limits[gpu] = str(processes)
         requests[gpu] = str(processes)
     env = [{"name": name, "value": value} for name, value in sorted(training.env.items())]
+    # credentials stay with the launcher, which fetches what needs them
+    given = [entry for entry in training.task_config.get("env") or [] if not _is_secret(entry)]
     return {
         "image": training.image,
         "command": list(training.command),
-        "env": [*env, *(entry for entry in training.task_config.get("env") or [] if entry["name"] not in training.env)],
+        "env": [*env, *(entry for entry in given if entry["name"] not in training.env)],
         "numNodes": training.nodes,
         "numProcPerNode": processes,
         "resourcesPerNode": {
@@ -194,6 +196,10 @@ def _trainer(training: Training, settings: JobSettings) -> dict[str, Any]:
             "requests": requests | dict(settings.resources),
         },
     }
+
+
+def _is_secret(entry: Mapping[str, Any]) -> bool:
+    return "secretKeyRef" in (entry.get("valueFrom") or {})
 
 
 def _patch(training: Training, settings: JobSettings) -> dict[str, Any]:

@@ -26,7 +26,7 @@ SCHEMA = Path(__file__).parents[3] / "shared" / "schemas" / "trainer.kubeflow.or
 OWNER = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "private-llm-x7k2p", "uid": "uid-1"}
 RUN = Run(namespace="ml", run_id="4f1c8a52-9f5e-4b0a-9d6c-0d1f6d3b7c11", owner=OWNER)
 # As KFP's driver hands it over: two H100 nodes on spot capacity.
-H100 = {
+H100: dict[str, Any] = {
     "resources": {
         "limits": {"cpu": "96", "memory": "1500Gi", "nvidia.com/gpu": "8"},
         "requests": {"cpu": "96", "memory": "1500Gi"},
@@ -148,6 +148,12 @@ def test_what_a_trainjob_cannot_carry_is_refused() -> None:
     task = H100 | {"tolerations": [{"key": "a", "operator": "Exists", "tolerationMinutes": 3}]}
     with pytest.raises(TrainingError, match=r"a TrainJob cannot carry .*tolerationMinutes=3"):
         train_job(RUN, replace(TRAINING, task_config=task), SETTINGS)
+
+
+def test_credentials_stay_with_the_launcher() -> None:
+    token = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "private-llm-hub", "key": "token"}}}
+    training = replace(TRAINING, task_config=H100 | {"env": [*H100["env"], token]})
+    assert train_job(RUN, training, SETTINGS) == train_job(RUN, TRAINING, SETTINGS)
 
 
 def test_settings_survive_the_way_through_kfp() -> None:
