@@ -35,6 +35,6 @@ def register(
         registry=registry,
         model_name=model_name,
         registered=Path(registered.path),
-        **{name: value for name, value in pinned.items() if name not in ("registry_id", "template", "template_digest")},
+        **{name: pinned[name] for name in pinned.keys() - {"registry_id", "template", "template_digest", "license"}},
     )
     registered.metadata.update(result)
