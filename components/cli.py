@@ -21,9 +21,7 @@ def main(step: Callable[..., Any], config: type[Any] | None = None, argv: list[s
         The exit code: 2 for bad input, 1 for a failure.
     """
     described = config or step
-    parser = ArgumentParser(
-        prog=f"python -m components.{step.__name__}", description=(described.__doc__ or "").partition("\n\n")[0]
-    )
+    parser = ArgumentParser(prog=f"python -m components.{step.__name__}", description=_summary(described))
     parser.add_argument("--config", action="config", help="A YAML or JSON file with any of these arguments.")
     if config is None:
         parser.add_function_arguments(step)
@@ -31,15 +29,33 @@ def main(step: Callable[..., Any], config: type[Any] | None = None, argv: list[s
         parser.add_class_arguments(config)
     parsed: Namespace = parser.parse_args(argv)
     values = {name: value for name, value in vars(parsed).items() if name != "config"}
+    return _exit_code(step.__name__, lambda: step(**values) if config is None else step(config(**values)))
+
+
+def choose(commands: dict[str, Callable[..., Any]], prog: str, argv: list[str] | None = None) -> int:
+    """Runs the one of several functions that the command line names first. Returns as main does."""
+    parser = ArgumentParser(prog=prog)
+    names = parser.add_subcommands()
+    for name, command in commands.items():
+        one = ArgumentParser(description=_summary(command))
+        one.add_function_arguments(command)
+        names.add_subcommand(name, one)
+    parsed: Namespace = parser.parse_args(argv)
+    name = str(parsed.subcommand)
+    return _exit_code(prog.rpartition(".")[2], lambda: commands[name](**vars(parsed[name])))
+
+
+def _summary(described: Any) -> str:
+    return str(described.__doc__ or "").partition("\n\n")[0]
+
+
+def _exit_code(name: str, work: Callable[[], Any]) -> int:
     try:
-        if config is None:
-            step(**values)
-        else:
-            step(config(**values))
+        work()
     except FileNotFoundError as error:
-        print(f"{step.__name__}: {error.filename or error} does not exist", file=sys.stderr)
+        print(f"{name}: {error.filename or error} does not exist", file=sys.stderr)
         return UserError.exit_code
     except PipelineError as error:
-        print(f"{step.__name__}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
     return 0

@@ -12,7 +12,7 @@ lock() { # NAME, then what to resolve
 }
 
 # DeepSpeed has a lock of its own: it is compiled against the torch of the other one.
-lock data --extra s3 --extra gcs --extra azure ../pyproject.toml
+lock data --extra s3 --extra gcs --extra azure --extra signing ../pyproject.toml
 lock train-cpu --extra s3 --extra gcs --extra azure --extra train --no-emit-package deepspeed --constraint cpu.in ../pyproject.toml
 UV_FIND_LINKS='' lock train-cuda --extra s3 --extra gcs --extra azure --extra train --no-emit-package deepspeed ../pyproject.toml
 lock deepspeed --no-deps deepspeed.in

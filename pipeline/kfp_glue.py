@@ -23,6 +23,8 @@ class Placement:
         step = task.name
         task.set_container_image(self._settings.image(step))
         _restrict(task)
+        if step == "register":
+            _tell_origin(task, self._settings)
         if wanted := self._settings.resources.get(step):
             _ask(task, wanted)
         _schedule(task, self._settings.scheduling.get(step, Scheduling()))
@@ -58,6 +60,13 @@ def _restrict(task: dsl.PipelineTask) -> None:
     """What PodSecurity's restricted level asks beyond KFP's own defaults, and the label network policies select by."""
     kubernetes.set_security_context(task, run_as_non_root=True)
     kubernetes.add_pod_label(task, STEP_LABEL, task.name)
+
+
+def _tell_origin(task: dsl.PipelineTask, settings: Settings) -> None:
+    """What only the pod knows of itself goes into a version's lineage: the images, and the label with the KFP run."""
+    task.set_env_variable("PRIVATE_LLM_DATA_IMAGE", settings.data_image)
+    task.set_env_variable("PRIVATE_LLM_TRAIN_IMAGE", settings.train_image)
+    kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
 
 
 def _ask(task: dsl.PipelineTask, wanted: Resources) -> None:

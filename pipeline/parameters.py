@@ -131,7 +131,10 @@ class Parameters:
     max_regression: float = parameter(
         0.0, "Share by which bits per byte may exceed the champion's.", minimum=0, below=1
     )
-    registry: str = parameter("http://mlflow:5000", "MLflow registry: http(s)://HOST or sqlite:///FILE.")
+    registry: str = parameter(
+        "http://mlflow:5000",
+        "Model registry: http(s)://HOST or sqlite:///FILE (MLflow), or kubeflow://HOST:PORT?artifacts=URI.",
+    )
 
     def __post_init__(self) -> None:
         for entry in fields(self):

@@ -8,7 +8,7 @@ import numpy as np
 from components.errors import ParameterError
 from components.models import MODEL_FILES
 from components.records import read_table, write_json
-from components.registry import Registry
+from components.registry import open_registry
 from components.rendering import Renderer, load_tokenizer
 from components.sources import Pinned, fetch
 
@@ -61,7 +61,7 @@ def evaluate(
         raise ParameterError(f"precision={precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
     folders = {"base": fetch(Pinned(uri=base_model, digest=base_model_digest), "model", MODEL_FILES), "tuned": model}
     if champion:
-        store = Registry(registry, model_name)
+        store = open_registry(registry, model_name)
         folders["champion"] = store.download(store.version(champion))
     rows = list(read_table(test))
     cuts = {row["id"]: row["context_length"] for row in rows}

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from components.register.lineage import hub_id
 
 TEMPLATE = """\
 ---
@@ -12,7 +14,7 @@ TEMPLATE = """\
 # {{ name }}
 
 A language model fine-tuned from `{{ lineage.base_model }}` on the organisation's own instructions and answers
-({{ train }} records; template `{{ template }}`, stop token `{{ stop }}`).
+({{ lineage.train_records }} records; template `{{ lineage.template }}`, stop token `{{ stop }}`).
 
 ## Evaluation
 
@@ -27,11 +29,15 @@ token alone.
 {% endfor %}
 Gate: {{ verdict.verdict }}. {{ verdict.reasons | join("; ") }}.
 
-## Intended use and limits
+## Intended use
 
-Answers to questions like those in its training data, inside the organisation that trained it. It can be wrong with
-confidence, it knows nothing that came after its data, and its training data may hold what the data's
-source holds: check before you act on an answer or show one outside.
+Answers to questions like those in its training data, inside the organisation that trained it.
+
+## Limits
+
+It can be wrong with confidence, and it knows nothing that came after its data. Its training data may hold what the
+data's source holds: check before you act on an answer or show one outside. Figures are of the held-out records above
+and of no other use. The licence in the header is the dataset's; the base model's own licence holds as well.
 
 ## Lineage
 
@@ -41,21 +47,46 @@ source holds: check before you act on an answer or show one outside.
 | {{ name }} | `{{ value }}` |
 {% endfor %}
 """
+# Of the hub's list, those of data sets and models; any other is "other" with the name beside it.
+HUB_LICENSES = (
+    *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "afl-3.0", "isc", "unlicense", "mpl-2.0", "wtfpl"),
+    *("cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"),
+    *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
+    *("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "odc-by", "odbl", "pddl", "unknown"),
+    *("cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0"),
+    *("openrail", "bigscience-openrail-m", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "gemma"),
+)
 
 
-def model_card(*, name: str, license: str, **values: Any) -> str:
+def model_card(*, name: str, license: str, lineage: dict[str, Any], models: dict[str, Any], **values: Any) -> str:
     """The card's text, in the hub's format with YAML front matter."""
-    # A licence outside the hub's list is "other" with the name beside it.
-    known = license.lower()
+    listed = license.lower() in HUB_LICENSES
+    dataset = hub_id(lineage["dataset"])
     data = ModelCardData(
-        language=None,
-        license=known if known in HUB_LICENSES else "other",
+        license=license.lower() if listed else "other",
+        license_name=None if listed else license,
+        base_model=hub_id(lineage["base_model"]),  # a path would not be valid here
+        datasets=[dataset] if dataset else None,
         tags=["text-generation"],
         library_name="transformers",
+        model_name=name,
+        eval_results=_results(dataset, models["tuned"]),
     )
-    if known not in HUB_LICENSES:
-        data.license_name = license
-    return str(ModelCard.from_template(data, template_str=TEMPLATE, name=name, **values))
+    card = ModelCard.from_template(
+        data, template_str=TEMPLATE, name=name, lineage=lineage, models=models, license=license, **values
+    )
+    return str(card)
 
 
-HUB_LICENSES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "unknown")
+def _results(dataset: str | None, figures: dict[str, Any]) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=dataset or "private",
+            dataset_name=f"{dataset or 'private'}, held-out records",
+            metric_type=metric,
+            metric_name=metric.replace("_", " "),
+            metric_value=round(figures[metric], 6),
+        )
+        for metric in ("perplexity", "bits_per_byte")
+    ]

@@ -35,6 +35,6 @@ def register(
         registry=registry,
         model_name=model_name,
         registered=Path(registered.path),
-        **{name: pinned[name] for name in pinned.keys() - {"registry_id", "template", "template_digest", "license"}},
+        **{name: pinned[name] for name in pinned.keys() - {"registry_id", "license"}},
     )
     registered.metadata.update(result)

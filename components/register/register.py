@@ -5,11 +5,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components import __version__, code_digest
 from components.errors import PipelineError
-from components.records import count_rows, digest, path_digest, read_json, write_json
+from components.records import digest, read_json, write_json
 from components.register.card import model_card
-from components.registry import COMPARED_WITH, RUN_DIGEST, Registry
+from components.register.lineage import execution, lineage
+from components.register.signing import sign_if_asked
+from components.registry import Entry, open_registry
+
+# What can run code when it is loaded: pickles, and a model's own modules.
+UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".py")
 
 
 def register(
@@ -25,6 +29,8 @@ def register(
     base_model: str,
     base_model_digest: str,
     license: str,
+    template: str,
+    template_digest: str,
     champion: str,
     run_digest: str,
     registry: str,
@@ -32,6 +38,8 @@ def register(
     registered: Path,
 ) -> dict[str, Any]:
     """Registers the model, if it was accepted, as a version of the registered model and moves the champion alias to it.
+
+    With PRIVATE_LLM_SIGNING_KEY in the environment, the version's files are signed with that key.
 
     Args:
         model: The tuned model's folder.
@@ -45,9 +53,11 @@ def register(
         base_model: The base model's pinned name.
         base_model_digest: Its digest.
         license: The dataset's licence.
+        template: The prompt template: dolly, base, or a Jinja file's pinned name.
+        template_digest: Its digest.
         champion: The version that the model was compared with, as resolve refers to it; empty: none.
         run_digest: What resolve computed for the run.
-        registry: The MLflow registry: sqlite:///FILE or http(s)://HOST.
+        registry: The model registry: sqlite:///FILE, http(s)://HOST or kubeflow://HOST:PORT?artifacts=URI.
         model_name: The registered model's name.
         registered: Where to write what was registered (JSON).
 
@@ -63,63 +73,80 @@ def register(
         write_json(registered, None)
         print("register: nothing, because the gate rejected the model: " + "; ".join(decision["reasons"]))
         return {}
-    unsafe = sorted(path.name for path in model.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
-    if unsafe or not any(model.glob("*.safetensors")):
-        raise PipelineError(f"register: the model must be safetensors alone, found {', '.join(unsafe) or 'none'}")
-    lineage = {
+    _check_safe(model)
+    pinned = {
         "dataset": dataset,
         "dataset_digest": dataset_digest,
-        "dataset_license": license,
         "base_model": base_model,
         "base_model_digest": base_model_digest,
-        "train_digest": path_digest(train),
-        "test_digest": path_digest(test),
-        "model_digest": path_digest(model),
-        RUN_DIGEST: run_digest,
-        COMPARED_WITH: champion,
-        "code_version": __version__,
-        "code_digest": code_digest(),
+        "template": template,
+        "template_digest": template_digest,
+        "champion": champion,
+        "run_digest": run_digest,
     }
+    origin = lineage(model=model, train=train, test=test, pinned=pinned, license=license)
     figures = read_json(evaluation)
-    tags = {name: str(value) for name, value in lineage.items()}
     with tempfile.TemporaryDirectory() as scratch:
-        papers = Path(scratch)
-        write_json(
-            papers / "lineage.json",
-            {**lineage, "configuration": configuration, "evaluation": figures["models"], "gate": decision},
+        folder = Path(scratch)
+        _link(model, folder)
+        said = {**origin, "configuration": configuration, "evaluation": figures["models"], "gate": decision}
+        _write(folder / "lineage.json", json.dumps(said, indent=2) + "\n")
+        card = model_card(
+            name=model_name,
+            license=license,
+            lineage=origin,
+            models=figures["models"],
+            records=figures["records"],
+            stop=_stop_token(model),
+            verdict=decision,
         )
-        (papers / "README.md").write_text(
-            model_card(
-                name=model_name,
-                license=license,
-                train=count_rows(train),
-                records=figures["records"],
-                template=configuration.get("template", ""),
-                stop=_stop_token(model),
-                models=figures["models"],
-                verdict=decision,
-                lineage=lineage,
-            ),
-            encoding="utf-8",
+        _write(folder / "README.md", card)
+        signed = sign_if_asked(folder)
+        entry = Entry(
+            key=digest(run_digest, origin["model_digest"]),
+            folder=folder,
+            configuration=configuration,
+            metrics=_metrics(figures["models"]),
+            tags=_tags({**origin, "verdict": decision["verdict"], **execution()}),
         )
-        version, created = Registry(registry, model_name).register(
-            key=digest(run_digest, lineage["model_digest"]),
-            folders=[model, papers],
-            params=configuration,
-            metrics={
-                f"{name}_{figure}": model[figure]
-                for name, model in figures["models"].items()
-                for figure in ("perplexity", "bits_per_byte")
-            },
-            tags=tags,
-        )
+        version, created = open_registry(registry, model_name).register(entry)
     result = {"name": model_name, "version": version.number, "aliases": version.aliases}
     write_json(registered, result)
     print(
         f"register: {model_name} version {version.number} ({'new' if created else 'was there'}), "
         f"alias {', '.join(version.aliases) or 'none: it was moved away by hand'}"
+        + (", signed" if signed and created else "")
     )
     return result
+
+
+def _check_safe(model: Path) -> None:
+    unsafe = sorted(path.name for path in model.rglob("*") if path.suffix in UNSAFE)
+    if unsafe or not any(model.glob("*.safetensors")):
+        raise PipelineError(f"register: the model must be safetensors alone, found {', '.join(unsafe) or 'none'}")
+
+
+def _link(model: Path, folder: Path) -> None:
+    """The model's files beside what is written about them, without a copy of the weights."""
+    for path in model.rglob("*"):
+        if path.is_file():
+            place = folder / path.relative_to(model)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(path.resolve())
+
+
+def _write(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)  # a link to the model's own file, which must stay as it is
+    path.write_text(text, encoding="utf-8")
+
+
+def _metrics(models: dict[str, Any]) -> dict[str, float]:
+    figures = ("perplexity", "bits_per_byte")
+    return {f"{name}_{figure}": model[figure] for name, model in models.items() for figure in figures}
+
+
+def _tags(values: dict[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
 
 
 def _stop_token(model: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from components import code_digest
 from components.datasets import pin_sources
 from components.records import canonical_json, digest, write_json
-from components.registry import COMPARED_WITH, RUN_DIGEST, Registry
+from components.registry import COMPARED_WITH, RUN_DIGEST, open_registry
 from components.sources import pin
 from components.templates import pin_template
 
@@ -48,7 +48,7 @@ def resolve(
         base_model: Local folder, fsspec URI or hub id (org/name@revision) of the base model.
         template: dolly, base, or a Jinja file's path or URI.
         license: The licence of what names none of its own.
-        registry: The MLflow registry: sqlite:///FILE or http(s)://HOST.
+        registry: The model registry: sqlite:///FILE, http(s)://HOST or kubeflow://HOST:PORT?artifacts=URI.
         model_name: The registered model's name.
         configuration: Every other parameter that the result depends on.
         output: Where to write the answer as JSON, when run by hand.
@@ -57,7 +57,7 @@ def resolve(
     model = pin(base_model, "model")
     chat = pin_template(template)
     run_digest = digest(code_digest(), data.digest, model.digest, chat.digest, canonical_json(configuration))
-    store = Registry(registry, model_name)
+    store = open_registry(registry, model_name)
     registry_id = store.identity()
     champion = store.champion()
     opponent = champion.reference if champion else ""

@@ -97,7 +97,7 @@ def test_a_champion_with_another_tokenizer_is_measured_on_the_same_records(
     trained: Path, stories: Path, tmp_path: Path
 ) -> None:
     """Here the champion is the base model with its own tokenizer: other tokens over the same bytes."""
-    from components.registry import Registry
+    from components.registry import Entry, open_registry
 
     other = tmp_path / "other"
     bare = load_tokenizer(stories)
@@ -106,7 +106,8 @@ def test_a_champion_with_another_tokenizer_is_measured_on_the_same_records(
     model = AutoModelForCausalLM.from_pretrained(stories)
     model.save_pretrained(other)
     address = f"sqlite:///{tmp_path}/mlflow.db"
-    champion, _ = Registry(address, "m").register(key="k", folders=[other], params={}, metrics={}, tags={})
+    entry = Entry(key="k", folder=other, configuration={}, metrics={}, tags={})
+    champion, _ = open_registry(address, "m").register(entry)
     evaluate(
         records=trained / "records.parquet",
         test=trained / "test.parquet",

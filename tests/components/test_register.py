@@ -1,0 +1,305 @@
+"""register: what a version holds and says of itself, and what a person asks a registry."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from huggingface_hub import ModelCard
+from safetensors.numpy import save_file
+
+from components.cli import choose
+from components.errors import ParameterError, PipelineError
+from components.records import path_digest, write_json
+from components.register.commands import COMMANDS
+from components.register.register import register
+from components.registry import open_registry
+from tests.conftest import make_record, write_tokens
+
+COMMIT = "a" * 40
+MODEL = {"perplexity": 8.25, "perplexity_interval": [8.0, 8.5], "bits_per_byte": 0.9}
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """MLflow's tables, which take it seconds to make."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    assert open_registry(f"sqlite:///{path}", "m").versions() == []
+    return path.read_bytes()
+
+
+@pytest.fixture
+def address(empty_database: bytes, tmp_path: Path) -> str:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(empty_database)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def arguments(address: str, tmp_path: Path) -> dict[str, Any]:
+    """What the step gets in a run: a model, rows, figures and a verdict."""
+    model = tmp_path / "model"
+    model.mkdir()
+    save_file({"weight": np.ones(4, dtype=np.float32)}, model / "model.safetensors")
+    write_json(model / "tokenizer_config.json", {"eos_token": "### End"})
+    (model / "README.md").write_text("what the base model said of itself")
+    records = [make_record("Question?", f"Answer {number}.") for number in range(3)]
+    write_json(tmp_path / "evaluation.json", {"models": {"base": MODEL, "tuned": MODEL}, "records": 1})
+    write_json(tmp_path / "verdict.json", {"verdict": "accepted", "reasons": ["improves on the base model"]})
+    return {
+        "model": model,
+        "train": write_tokens(tmp_path / "train.parquet", records[:2]),
+        "test": write_tokens(tmp_path / "test.parquet", records[2:]),
+        "evaluation": tmp_path / "evaluation.json",
+        "verdict": tmp_path / "verdict.json",
+        "configuration": {"epochs": 2},
+        "dataset": f"org/questions@{COMMIT}",
+        "dataset_digest": f"git:{COMMIT}",
+        "base_model": "/models/base",
+        "base_model_digest": "sha256:base",
+        "license": "CC-BY-SA-3.0",
+        "template": "dolly",
+        "template_digest": "",
+        "champion": "",
+        "run_digest": "r1",
+        "registry": address,
+        "model_name": "faq",
+        "registered": tmp_path / "registered.json",
+    }
+
+
+@pytest.fixture
+def ask(address: str, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """A command on the registry: its exit code, output and errors."""
+
+    def call(command: str, *more: str, **changes: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        places = {"registry": address, "model_name": "faq", **changes}
+        argv = [command, *(f"--{name}={value}" for name, value in places.items()), *more]
+        code = choose(COMMANDS, prog="python -m components.register", argv=argv)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def three_versions(arguments: dict[str, Any]) -> None:
+    for digest in ("r1", "r2", "r3"):
+        register(**{**arguments, "run_digest": digest})
+
+
+def test_a_version_holds_the_model_its_card_and_its_lineage(arguments: dict[str, Any], address: str) -> None:
+    before = path_digest(arguments["model"])
+    register(**arguments)
+    assert path_digest(arguments["model"]) == before, "the run's own model stays as it is"
+    store = open_registry(address, "faq")
+    (version,) = store.versions()
+    folder = store.download(version)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"model.safetensors", "tokenizer_config.json", "README.md", "lineage.json"}
+    lineage = json.loads((folder / "lineage.json").read_text())
+    for name, value in {
+        "dataset": f"org/questions@{COMMIT}",
+        "dataset_digest": f"git:{COMMIT}",
+        "dataset_license": "CC-BY-SA-3.0",
+        "train_records": 2,
+        "test_records": 1,
+        "base_model": "/models/base",
+        "base_model_digest": "sha256:base",
+        "model_digest": before,
+        "run_digest": "r1",
+    }.items():
+        assert lineage[name] == value
+        assert version.tags[name] == str(value)
+    assert lineage["configuration"] == {"epochs": 2}
+    assert lineage["gate"]["verdict"] == version.tags["verdict"] == "accepted"
+    assert lineage["evaluation"]["tuned"] == MODEL
+
+
+def test_what_only_this_execution_knows_changes_neither_key_nor_bytes(
+    arguments: dict[str, Any], address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "first-run")
+    monkeypatch.setenv("PRIVATE_LLM_TRAIN_IMAGE", "registry.example.org/train@sha256:1")
+    register(**arguments)
+    monkeypatch.setenv("KFP_RUN_ID", "second-run")
+    again = register(**arguments)
+    assert again["version"] == "1"
+    (version,) = open_registry(address, "faq").versions()
+    assert version.tags["kfp_run_id"] == "first-run"
+    assert version.tags["train_image"] == "registry.example.org/train@sha256:1"
+    other = register(**{**arguments, "model_name": "other"})
+    (elsewhere,) = open_registry(address, "other").versions()
+    assert other["version"] == "1"
+    assert elsewhere.tags["kfp_run_id"] == "second-run"
+
+
+def test_the_card_is_what_the_hub_reads(arguments: dict[str, Any], address: str) -> None:
+    register(**{**arguments, "base_model": f"org/base@{COMMIT}"})
+    store = open_registry(address, "faq")
+    card = ModelCard.load(store.download(store.versions()[0]) / "README.md")
+    assert (card.data.license, card.data.library_name) == ("cc-by-sa-3.0", "transformers")
+    assert (card.data.base_model, card.data.datasets) == ("org/base", ["org/questions"])
+    metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert metrics == {"perplexity": 8.25, "bits_per_byte": 0.9}
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    for said in ("## Intended use", "## Limits", "8.250 (8.000 to 8.500)", "Gate: accepted.", "`### End`"):
+        assert said in card.text
+    assert store.versions()[0].tags["base_model_revision"] == COMMIT
+
+
+def test_a_card_names_no_path_and_no_unknown_licence_as_if_the_hub_knew_it(
+    arguments: dict[str, Any], address: str
+) -> None:
+    register(**{**arguments, "dataset": "/data/faq.csv", "license": "Our own 1.0"})
+    store = open_registry(address, "faq")
+    data = ModelCard.load(store.download(store.versions()[0]) / "README.md").data
+    assert (data.base_model, data.datasets) == (None, None)
+    assert (data.license, data.license_name) == ("other", "Our own 1.0")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "modeling_own.py", "more/weights.pt"])
+def test_files_that_can_run_code_are_refused(arguments: dict[str, Any], address: str, name: str) -> None:
+    path = arguments["model"] / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"code")
+    with pytest.raises(PipelineError, match=rf"must be safetensors alone, found {path.name}"):
+        register(**arguments)
+    assert open_registry(address, "faq").versions() == []
+
+
+def test_a_rejected_model_leaves_the_registry_as_it_is(arguments: dict[str, Any], address: str) -> None:
+    write_json(arguments["verdict"], {"verdict": "rejected", "reasons": ["falls behind the champion"]})
+    assert register(**arguments) == {}
+    assert json.loads(arguments["registered"].read_text()) is None
+    assert open_registry(address, "faq").versions() == []
+
+
+def test_list_and_show(arguments: dict[str, Any], ask: Callable[..., tuple[int, str, str]]) -> None:
+    assert ask("list")[:2] == (0, f"faq has no version in {arguments['registry']}\n")
+    three_versions(arguments)
+    code, table, _ = ask("list")
+    header, _, *rows = table.splitlines()
+    assert code == 0
+    assert header.split() == [
+        "version",
+        "alias",
+        "registered",
+        "bits",
+        "per",
+        "byte",
+        "perplexity",
+        "dataset",
+        "base",
+        "model",
+    ]
+    assert [row.split()[0] for row in rows] == ["1", "2", "3"]
+    assert ["champion" in row for row in rows] == [False, False, True]
+    listed = json.loads(ask("list", "--json=true")[1])
+    assert [one["aliases"] for one in listed] == [[], [], ["champion"]]
+    shown = json.loads(ask("show", "--json=true")[1])
+    assert (shown["version"], shown["tags"]["dataset_license"]) == ("3", "CC-BY-SA-3.0")
+    assert [(move["from"], move["to"]) for move in shown["champion_moves"]] == [("", "1"), ("1", "2"), ("2", "3")]
+    text = ask("show", "--version=1")[1]
+    for said in ("run_digest", "r1", "tuned_bits_per_byte", "0.9", "accepted by the gate"):
+        assert said in text
+
+
+def test_a_champion_is_rolled_back_and_promoted_again(
+    arguments: dict[str, Any], ask: Callable[..., tuple[int, str, str]]
+) -> None:
+    three_versions(arguments)
+    assert ask("rollback", "--reason=invents prices")[:2] == (
+        0,
+        "champion of faq: version 2, was 3; reason: invents prices\n",
+    )
+    assert ask("rollback", "--reason=still does")[1].startswith("champion of faq: version 1, was 2;")
+    code, _, error = ask("rollback", "--reason=further")
+    assert (code, error) == (2, "register: version 1 of faq has no champion before it\n")
+    moved = json.loads(ask("promote", "--version=3", "--reason=prices fixed", "--json=true")[1])
+    assert (moved["to"], moved["from"], moved["reason"]) == ("3", "1", "prices fixed")
+    assert ask("rollback", "--version=1", "--reason=no")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "said"),
+    [
+        ("show --version=9", {}, "faq has no version '9'; it has 1"),
+        ("promote --version=1 --reason=again", {}, "version 1 of faq is the champion already"),
+        ("list", {"registry": "postgres://host"}, "is not an address; allowed: sqlite:///FILE"),
+        ("list", {"registry": "sqlite:////nowhere/mlflow.db"}, "/nowhere/mlflow.db does not exist"),
+        ("show", {"model_name": "other"}, "other has no champion; name a version"),
+        ("verify --public_key=/nowhere.pem", {}, "public_key=/nowhere.pem: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_2(
+    arguments: dict[str, Any],
+    ask: Callable[..., tuple[int, str, str]],
+    command: str,
+    changes: dict[str, str],
+    said: str,
+) -> None:
+    register(**arguments)
+    code, output, error = ask(*command.split(), **changes)
+    assert (code, output, error.count("\n")) == (2, "", 1)
+    assert said in error
+
+
+def test_a_registry_that_is_down_is_one_line_and_1(
+    ask: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    code, output, error = ask("list", registry="http://127.0.0.1:9")
+    assert (code, output, error.count("\n")) == (1, "", 1)
+    assert error.startswith("register: registry http://127.0.0.1:9: cannot list the versions")
+
+
+def test_verify_tells_changed_files(arguments: dict[str, Any], ask: Callable[..., tuple[int, str, str]]) -> None:
+    register(**arguments)
+    code, output, _ = ask("verify")
+    assert (code, output.startswith("version 1 of faq: files are those registered, sha256:")) == (0, True)
+    source = json.loads(ask("show", "--json=true")[1])["source"]
+    Path(source.removeprefix("file://"), "model.safetensors").write_bytes(b"other")
+    code, _, error = ask("verify")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "the files of version 1 are not those that were registered" in error
+
+
+def test_a_signature_holds_for_its_files_and_its_key(
+    arguments: dict[str, Any],
+    ask: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("model_signing", reason="the extra signing is not installed")
+    ours, other = (write_keys(tmp_path / name) for name in ("ours", "other"))
+    register(**{**arguments, "run_digest": "unsigned"})
+    assert ask("verify", f"--public_key={ours[1]}")[0::2] == (
+        1,
+        "register: the version has no signature; set PRIVATE_LLM_SIGNING_KEY where register runs\n",
+    )
+    monkeypatch.setenv("PRIVATE_LLM_SIGNING_KEY", str(ours[0]))
+    register(**arguments)
+    code, output, _ = ask("verify", f"--public_key={ours[1]}")
+    assert (code, output.endswith("; signature holds\n")) == (0, True)
+    code, _, error = ask("verify", f"--public_key={other[1]}")
+    assert (code, error.count("\n")) == (1, 1)
+    assert error.startswith("register: the signature does not hold: ")
+    monkeypatch.setenv("PRIVATE_LLM_SIGNING_KEY", str(tmp_path / "none.pem"))
+    with pytest.raises(ParameterError, match=r"PRIVATE_LLM_SIGNING_KEY=.*none.pem: no such file"):
+        register(**{**arguments, "run_digest": "r9"})
+
+
+def write_keys(path: Path) -> tuple[Path, Path]:
+    """A private key and its public one, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = path.with_suffix(".pem"), path.with_suffix(".pub.pem")
+    pem = serialization.Encoding.PEM
+    private.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    )
+    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return private, public
