@@ -73,6 +73,7 @@ class Removal(StrEnum):
     DUPLICATE = "duplicate"
     REPEATED_PROMPT = "repeated_prompt"
     NOT_SAMPLED = "not_sampled"
+    PERSONAL_DATA = "personal_data"
     TOO_LONG = "too_long"
     NEAR_DUPLICATE_OF_TEST = "near_duplicate_of_test"
     OVER_TEST_SIZE = "over_test_size"

@@ -69,6 +69,9 @@ def build(settings: Settings) -> Any:
                 columns=p["columns"],
                 license=p["license"],
                 max_reject_fraction=p["max_reject_fraction"],
+                cleaning=p["cleaning"],
+                pii=p["pii"],
+                pii_names=p["pii_names"],
             )
         ).outputs
 

@@ -7,6 +7,8 @@ from typing import Any
 from components.datasets import parse_columns
 from components.errors import ParameterError
 from components.evaluate.evaluate import PRECISIONS as EVAL_PRECISIONS
+from components.ingest.cleaning import SWITCHES, parse_cleaning
+from components.ingest.privacy import POLICIES
 from components.registry import check_address
 from components.split.split import test_fraction
 from components.templates import check_template
@@ -62,6 +64,18 @@ class Parameters:
     )
     max_reject_fraction: float = parameter(
         0.1, "Share of rows that may be invalid before the run fails.", minimum=0, below=1
+    )
+    cleaning: str = parameter(
+        ",".join(SWITCHES),
+        "What is cleaned in every record: control characters, whitespace, reference marks such as [1], Unicode NFC.",
+    )
+    pii: str = parameter(
+        "redact",
+        "Personal data and secrets: redact (placeholders such as [EMAIL_1]), drop the record, report (only count), off.",
+        choices=POLICIES,
+    )
+    pii_names: str = parameter(
+        "", "A function in the image that also finds people's names, package.module:function; empty: none."
     )
     template: str = parameter(
         "dolly",
@@ -141,6 +155,7 @@ class Parameters:
             _check(entry, getattr(self, entry.name))
         parse_columns(self.columns)
         check_template(self.template)
+        parse_cleaning(self.cleaning)
         test_fraction(self.test_size)
         if self.registry:  # a local run fills in its own
             check_address(self.registry)

@@ -10,6 +10,7 @@ from typing import Any
 from components import progress
 from components.datasets import Source, parse_columns, pin_sources
 from components.errors import DataError, ParameterError
+from components.ingest.preparation import Preparation
 from components.ingest.readers import read_file, read_hub
 from components.ingest.rows import Row
 from components.ingest.shapes import Fields, Shape, choose, wanted
@@ -27,6 +28,9 @@ def ingest(
     columns: str = "",
     license: str = "unknown",
     max_reject_fraction: float = 0.1,
+    cleaning: str = "control,whitespace,references,nfc",
+    pii: str = "redact",
+    pii_names: str = "",
     records: Path,
     rejects: Path,
     metrics: Path,
@@ -40,6 +44,9 @@ def ingest(
         columns: Where the fields stand when they have other names: instruction=question,response=answer.
         license: The dataset's licence, carried with each record to the model card.
         max_reject_fraction: The share of rows that may be rejected before the run fails.
+        cleaning: What is cleaned in every record, a list of: control, whitespace, references, nfc.
+        pii: What happens to personal data and secrets: redact, drop (the record), report (only count) or off.
+        pii_names: A function that also finds people's names, package.module:function; empty: names are not looked for.
         records: Where to write the records (Parquet).
         rejects: Where to write what was rejected, with source, position and reason but no text (Parquet).
         metrics: Where to write the counts (JSON).
@@ -48,17 +55,19 @@ def ingest(
         The counts that a run is judged by: rows, records, rejected, removed.
 
     Raises:
-        ParameterError: max_reject_fraction is no share, or columns is not field=column pairs.
+        ParameterError: max_reject_fraction is no share, columns is not field=column pairs, or cleaning, pii or
+            pii_names is not allowed.
         DataError: unreadable, changed since it was resolved, no valid record, or too many rejects.
     """
     if not 0 <= max_reject_fraction <= 1:
         raise ParameterError(f"max_reject_fraction={max_reject_fraction:g} must be a share from 0 to 1")
     given = parse_columns(columns)
+    prepare = Preparation(cleaning=cleaning, pii=pii, pii_names=pii_names)
     pinned, sources = pin_sources(dataset)
     if dataset_digest and pinned.digest != dataset_digest:
         raise DataError(f"dataset: {dataset} changed after it was resolved; start the run again")
     with TableWriter(rejects, REJECTS) as rejected:
-        reader = _Reader(rejected)
+        reader = _Reader(rejected, prepare)
         found = (
             record
             for source, place in sources
@@ -74,6 +83,7 @@ def ingest(
         "categories": _sorted(reader.categories),
         "license": ", ".join(sorted({tally.license for tally in reader.sources.values()})),
         "sources": {name: tally.as_json() for name, tally in reader.sources.items()},
+        **prepare.metrics(),
     }
     write_json(metrics, report)
     _check(dataset, kept, reader, max_reject_fraction)
@@ -101,7 +111,8 @@ class _Tally:
 class _Reader:
     """One pass over all sources; what it drops is counted on the way."""
 
-    def __init__(self, rejects: TableWriter) -> None:
+    def __init__(self, rejects: TableWriter, prepare: Preparation) -> None:
+        self._prepare = prepare
         self._rejects = rejects
         self._ids: set[str] = set()
         self._prompts: set[str] = set()
@@ -134,8 +145,14 @@ class _Reader:
                 if isinstance(found, Reject):
                     self._reject(tally, label, row, found)
                     continue
-                tally.rows += len(found)
-                for fields in found:
+                for fields in (self._prepare(fields, name) for fields in found):
+                    if isinstance(fields, Reject):
+                        self._reject(tally, label, row, fields)
+                        continue
+                    tally.rows += 1
+                    if isinstance(fields, Removal):
+                        tally.removed[fields] += 1
+                        continue
                     identity, reason = self._judge(fields, source.weight)
                     if reason:
                         tally.removed[reason] += 1

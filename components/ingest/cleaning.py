@@ -1,0 +1,105 @@
+"""Cleans text before anything else sees it; each switch is counted on its own."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+
+from components.errors import ParameterError
+
+# The texts of a record are one string with this between them: text holds none, and is looked through once.
+BOUNDARY = "\x00"
+
+TERMINAL = r"\x1b\[[0-9;?]*[A-Za-z]"
+# The patterns begin with what is rare, so that plain text is skipped fast.
+# Control and invisible characters that carry no text: C0, C1, soft hyphen, zero-width space and joiner marks of other
+# uses, bidirectional overrides. The joiners of scripts and emoji stay, and so do line breaks.
+CONTROL = re.compile(rf"{TERMINAL}|[\x01-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
+ASCII_CONTROL = bytes((*range(1, 9), *range(14, 32), 127))
+BREAK = re.compile(r"\r\n?|[\v\f\x85\u2028\u2029]")
+SPACE = re.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
+LINE_END = re.compile(rf"[ \t]+(?=\n|{BOUNDARY}|$)")
+EMPTY_LINES = re.compile(r"\n{3,}")
+# What encyclopaedia articles put behind a word: [1], [a], [note 3], [citation needed]. Behind a space it is text, and
+# so is an index: x[1] of one letter, a[1][2], a[1] =, a[1].b, a[1](.
+REFERENCE = re.compile(
+    r"\[(?<=[^\s\[({=\x00]\[)(?<!\b[A-Za-z_]\[)"
+    r"(?:[1-9]\d{0,2}|[a-z]|(?:note|nb|n|fn)\.? ?\d{1,3}|citation needed|clarification needed|better source needed|"
+    r"when\?|who\?|which\?|by whom\?|according to whom\?|dubious\s[–-]\sdiscuss|edit)\]"
+    r"(?!\s?=|\.\w|[(\w]|\[[^\]]*\]\s?[=.(]\w?)",
+    re.IGNORECASE,
+)
+# A text with these is a program: its brackets are indices.
+PROGRAM = ("```", "[0]", "];", "[i]")
+
+
+def control(text: str) -> str:
+    """Without control characters, invisible ones, and terminals' escape sequences."""
+    if text.isascii():
+        data = text.encode("ascii")
+        if len(data.translate(None, ASCII_CONTROL)) == len(data):
+            return text
+    return CONTROL.sub("", text)
+
+
+def whitespace(text: str) -> str:
+    """Line breaks as \\n, spaces as plain ones, none at the ends of lines, at most one empty line. Indents stay."""
+    if not text.isascii():
+        text = SPACE.sub(" ", BREAK.sub("\n", text))
+    elif "\r" in text or "\v" in text or "\f" in text:
+        text = BREAK.sub("\n", text)
+    if " \n" in text or "\t\n" in text or f" {BOUNDARY}" in text or f"\t{BOUNDARY}" in text or text[-1:] in " \t":
+        text = LINE_END.sub("", text)
+    return EMPTY_LINES.sub("\n\n", text) if "\n\n\n" in text else text
+
+
+def references(text: str) -> str:
+    """Without the reference marks that an encyclopaedia puts behind words. Programs are left as they are."""
+    if "[" not in text:
+        return text
+    parts = text.split(BOUNDARY)
+    return BOUNDARY.join(
+        part if any(mark in part for mark in PROGRAM) else REFERENCE.sub("", part) for part in parts
+    )
+
+
+def nfc(text: str) -> str:
+    """In Unicode's composed form, in which one character has one spelling."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+# In the order in which they run: what an earlier one takes away may be in a later one's way.
+SWITCHES: dict[str, Callable[[str], str]] = {
+    "control": control,
+    "whitespace": whitespace,
+    "references": references,
+    "nfc": nfc,
+}
+
+
+def parse_cleaning(cleaning: str) -> tuple[str, ...]:
+    """The switches that a comma-separated list turns on, in the order in which they run.
+
+    Raises:
+        ParameterError: it names something else.
+    """
+    wanted = {name.strip() for name in cleaning.split(",")} - {""}
+    for name in sorted(wanted - SWITCHES.keys()):
+        raise ParameterError(f"cleaning: {name!r} is not a switch; allowed: {', '.join(SWITCHES)}")
+    return tuple(name for name in SWITCHES if name in wanted)
+
+
+class Cleaner:
+    """Cleans records with the switches that are on, and counts the records that each has changed."""
+
+    def __init__(self, cleaning: str) -> None:
+        self._switches = parse_cleaning(cleaning)
+        self.changed: Counter[str] = Counter(dict.fromkeys(self._switches, 0))
+
+    def __call__(self, text: str) -> str:
+        """A record's texts, joined by BOUNDARY, cleaned and each stripped."""
+        for name in self._switches:
+            cleaned = SWITCHES[name](text)
+            self.changed[name] += cleaned != text
+            text = cleaned
+        return BOUNDARY.join(part.strip() for part in text.split(BOUNDARY))
