@@ -71,7 +71,7 @@ class Parameters:
     )
     pii: str = parameter(
         "redact",
-        "Personal data and secrets: redact (placeholders such as [EMAIL_1]), drop the record, report (only count), off.",
+        "Personal data and secrets: redact (placeholders such as [EMAIL_1]), drop (the record), report (count) or off.",
         choices=POLICIES,
     )
     pii_names: str = parameter(

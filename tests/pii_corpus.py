@@ -84,9 +84,7 @@ class Score:
 
     def precision(self, type: str | None = None) -> float:
         """Findings that were planted, of one type or of all."""
-        found, false = (
-            (self.found[type], self.false[type]) if type else (self.found.total(), self.false.total())
-        )
+        found, false = (self.found[type], self.false[type]) if type else (self.found.total(), self.false.total())
         return found / (found + false)
 
 

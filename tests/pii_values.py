@@ -18,7 +18,17 @@ Maker = Callable[[random.Random], str]
 BASE62 = string.ascii_letters + string.digits
 FIRST = ("anna", "bjorn", "chen", "dolores", "emeka", "fatima", "george", "hanako", "ivan", "josé", "maeve", "o'neil")
 LAST = ("smith", "garcía", "okafor", "tanaka", "müller", "dubois", "rossi", "kowalski", "nguyen", "van-dyk", "lee")
-HOSTS = ("example", "acme-corp", "mail", "uni-bonn", "my.company", "sub.domain.host", "4chan", "xn--mller-kva", "bücher")
+HOSTS = (
+    "example",
+    "acme-corp",
+    "mail",
+    "uni-bonn",
+    "my.company",
+    "sub.domain.host",
+    "4chan",
+    "xn--mller-kva",
+    "bücher",
+)
 TLDS = ("com", "org", "net", "de", "co.uk", "io", "museum", "travel", "com.au", "fr", "online", "gov", "edu", "xyz")
 # Country code, and national numbers without the trunk prefix in the groups in which the country writes them.
 PHONES = (
@@ -45,12 +55,14 @@ PHONES = (
 )
 # ISO 13616: country and the shape of the account number; n a digit, a a capital letter, c either.
 IBANS = {
-    "GB": "aaaannnnnnnnnnnnnn", "DE": "n" * 18, "FR": "n" * 10 + "c" * 11 + "nn", "ES": "n" * 20, "NL": "aaaa" + "n" * 10,
+    "GB": "aaaannnnnnnnnnnnnn", "DE": "n" * 18, "FR": "n" * 10 + "c" * 11 + "nn", "ES": "n" * 20,
+    "NL": "aaaa" + "n" * 10,
     "IT": "a" + "n" * 10 + "c" * 12, "CH": "n" * 5 + "c" * 12, "AT": "n" * 16, "BE": "n" * 12, "PL": "n" * 24,
     "SE": "n" * 20, "NO": "n" * 11, "DK": "n" * 14, "PT": "n" * 21, "IE": "aaaa" + "n" * 14, "SA": "nn" + "c" * 18,
     "TR": "n" * 6 + "c" * 16, "AE": "n" * 19, "MT": "aaaannnnn" + "c" * 18, "LU": "nnn" + "c" * 13,
 }  # fmt: skip
-CARDS = (("4", 16), ("4", 13), ("51", 16), ("55", 16), ("2221", 16), ("34", 15), ("37", 15), ("6011", 16), ("3528", 16), ("36", 14))  # fmt: skip
+# ISO 7812: an issuer's prefix and its numbers' length.
+CARDS = (("4", 16), ("4", 13), ("51", 16), ("55", 16), ("2221", 16), ("34", 15), ("37", 15), ("6011", 16), ("36", 14))
 
 
 def digits(pick: random.Random, count: int) -> str:
@@ -107,7 +119,14 @@ def ipv4(pick: random.Random) -> str:
     first = pick.choice((10, 172, 192, *range(11, 126), *range(128, 224)))
     address = f"{first}.{pick.randrange(256)}.{pick.randrange(256)}.{pick.randrange(1, 255)}"
     return pick.choice(
-        (address, address, f"http://\t{address}\t/index.html", f"\t{address}\t:8080", f"\t{address}\t/24", f"ip={address}".replace("=", "=\t"))
+        (
+            address,
+            address,
+            f"http://\t{address}\t/index.html",
+            f"\t{address}\t:8080",
+            f"\t{address}\t/24",
+            f"ip={address}".replace("=", "=\t"),
+        )
     )
 
 
@@ -205,8 +224,7 @@ def slack_token(pick: random.Random) -> str:
             f"xoxb-{digits(pick, 12)}-{digits(pick, 12)}-{token(pick, 24)}",
             f"xoxp-{digits(pick, 11)}-{digits(pick, 11)}-{digits(pick, 12)}-{token(pick, 32, '0123456789abcdef')}",
             f"xapp-1-A{token(pick, 10, upper)}-{digits(pick, 13)}-{token(pick, 64, '0123456789abcdef')}",
-            "https://hooks.slack.com/"
-            f"services/T{token(pick, 8, upper)}/B{token(pick, 10, upper)}/{token(pick, 24)}",
+            f"https://hooks.slack.com/services/T{token(pick, 8, upper)}/B{token(pick, 10, upper)}/{token(pick, 24)}",
         )
     )
 
@@ -214,7 +232,11 @@ def slack_token(pick: random.Random) -> str:
 def google_key(pick: random.Random) -> str:
     urlsafe = BASE62 + "-_"
     return pick.choice(
-        (f"AIza{token(pick, 34, urlsafe)}x", f"GOCSPX-{token(pick, 27, urlsafe)}x", f"ya29.{token(pick, 120, urlsafe)}x")
+        (
+            f"AIza{token(pick, 34, urlsafe)}x",
+            f"GOCSPX-{token(pick, 27, urlsafe)}x",
+            f"ya29.{token(pick, 120, urlsafe)}x",
+        )
     )
 
 

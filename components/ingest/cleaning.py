@@ -14,7 +14,9 @@ TERMINAL = r"\x1b\[[0-9;?]*[A-Za-z]"
 # The patterns begin with what is rare, so that plain text is skipped fast.
 # Control and invisible characters that carry no text: C0, C1, soft hyphen, zero-width space and joiner marks of other
 # uses, bidirectional overrides. The joiners of scripts and emoji stay, and so do line breaks.
-CONTROL = re.compile(rf"{TERMINAL}|[\x01-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
+CONTROL = re.compile(
+    rf"{TERMINAL}|[\x01-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"
+)
 ASCII_CONTROL = bytes((*range(1, 9), *range(14, 32), 127))
 BREAK = re.compile(r"\r\n?|[\v\f\x85\u2028\u2029]")
 SPACE = re.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
@@ -58,9 +60,7 @@ def references(text: str) -> str:
     if "[" not in text:
         return text
     parts = text.split(BOUNDARY)
-    return BOUNDARY.join(
-        part if any(mark in part for mark in PROGRAM) else REFERENCE.sub("", part) for part in parts
-    )
+    return BOUNDARY.join(part if any(mark in part for mark in PROGRAM) else REFERENCE.sub("", part) for part in parts)
 
 
 def nfc(text: str) -> str:

@@ -32,18 +32,23 @@ EMAIL = re.compile(
 IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?!\.?\d|\w)", re.ASCII)
 IPV6 = re.compile(r":(?<![\w:.][0-9a-fA-F]{4}:)[0-9a-fA-F]{0,4}:[0-9a-fA-F:.]{0,40}[0-9a-fA-F](?![\w:])", re.ASCII)
 HEXTET = re.compile(r"(?<![\w:.])[0-9a-fA-F]{0,4}$", re.ASCII)
-CARD = re.compile(r"[2-6](?<![\w.+/-].)\d{3}(?:\d{8,15}|([ -])(?:\d{4}\1\d{4}\1\d{1,7}|\d{6}\1\d{4,5}))(?![\w-]|\.\d)", re.ASCII)
+CARD = re.compile(
+    r"[2-6](?<![\w.+/-].)\d{3}(?:\d{8,15}|([ -])(?:\d{4}\1\d{4}\1\d{1,7}|\d{6}\1\d{4,5}))(?![\w-]|\.\d)", re.ASCII
+)
 ISSUERS = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]|2[2-7]|35)\d{14}|3[47]\d{13}|(?:30[0-5]|36\d|38\d)\d{11}|6(?:011|4|5|2)\d{12,16}"
 )
-IBAN = re.compile(r"[0-9]{2}(?<=\b[A-Za-z]{2}[0-9]{2})(?:[A-Za-z0-9]{11,30}|(?: [A-Za-z0-9]{4}){2,7}(?: [A-Za-z0-9]{1,3})?)(?!\w)", re.ASCII)
+IBAN = re.compile(
+    r"[0-9]{2}(?<=\b[A-Za-z]{2}[0-9]{2})(?:[A-Za-z0-9]{11,30}|(?: [A-Za-z0-9]{4}){2,7}(?: [A-Za-z0-9]{1,3})?)(?!\w)",
+    re.ASCII,
+)
 WORD = re.compile(r"\w", re.ASCII)
 # ISO 13616: the length of an IBAN by country.
 IBAN_LENGTHS = {
     15: "NO", 16: "BE", 18: "DK FI FO GL NL SD", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH CR HR LI LV",
     22: "BG BH DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
-    25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV", 29: "BR EG PS QA UA",
-    30: "JO KW MU", 31: "MT SC", 33: "RU",
+    25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV",
+    29: "BR EG PS QA UA", 30: "JO KW MU", 31: "MT SC", 33: "RU",
 }  # fmt: skip
 IBAN_LENGTH = {country: length for length, countries in IBAN_LENGTHS.items() for country in countries.split()}
 SSN = r"(?!000|666|9\d\d)\d{3}(?P<s>[- ]?)(?!00)\d{2}(?P=s)(?!0000)\d{4}(?!\w|-\d)"
@@ -67,7 +72,7 @@ NANP = re.compile(r"(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d([ .-]))[2-9]\d\d(?(1
 TRUNK = re.compile(r"\(?0\d{1,5}[)/]?[ \-/.]?\d[\d \-/.]+")
 # What has the shape of such a number and is none: a date, the groups of an IBAN or a card.
 DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{2}|\d{4})|(?:19|20)\d\d([./-])\d{1,2}\2\d{1,2}.*")
-LISTED = re.compile(r"(?:[0-9]{1,2}[.)] )?")
+LISTED = re.compile(r"^[0-9]{1,2}[.)] ")
 YEARS = re.compile(r"(?:1[5-9]|20)\d\d ?[-/] ?(?:1[5-9]|20)?\d\d")
 GROUP = re.compile(r"(?:[A-Z]{2}\d\d|\d{4})(?: \w{4})* $")
 TRUNK_REGIONS = ("GB", "DE", "FR", "NL", "BE", "CH", "AT", "SE", "AU", "JP", "IN", "BR", "IL", "ZA", "IE", "NZ", "CN")
@@ -158,9 +163,15 @@ def ibans(text: str) -> Found:
         for _ in range(length):
             end += 1 + text[end : end + 1].isspace()
         number = text[start:end].replace(" ", "")
-        if len(number) == length > 0 and not WORD.match(text, end):
-            if int("".join(str(int(character, 36)) for character in number[4:] + number[:4])) % 97 == 1:
-                yield start, end
+        if len(number) == length > 0 and not WORD.match(text, end) and _remainder(number) == 1:
+            yield start, end
+
+
+def _remainder(iban: str) -> int:
+    """ISO 7064: the number, its first four characters last and letters as 10 to 35, modulo 97."""
+    if not (iban.isascii() and iban.isalnum()):
+        return 0
+    return int("".join(str(int(character, 36)) for character in iban[4:] + iban[:4])) % 97
 
 
 def _has(text: str, *words: str) -> bool:
@@ -195,12 +206,11 @@ def phones(text: str) -> Found:
         start, end = match.span()
         if YEARS.fullmatch(match[0]):
             continue
-        start += len(LISTED.match(match[0])[0])
+        start += len(match[0]) - len(LISTED.sub("", match[0]))
         start -= start == match.start() and _opens_before(text, match)
         before = text[max(0, start - 30) : start]
-        if PHONE_NAMED.search(before):
-            yield start, end
-        elif not (THING.search(before) or GROUP.search(before)) and _at_home(text[start:end]):
+        other = THING.search(before) or GROUP.search(before)
+        if PHONE_NAMED.search(before) or (not other and _at_home(text[start:end])):
             yield start, end
 
 

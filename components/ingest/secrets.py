@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import itertools
 import json
 import math
 import re
@@ -20,7 +21,9 @@ AWS = re.compile(
     r"|(?i:aws_?secret\w*|secret_?access_?key)[\"']?\s{0,2}[=:]\s{0,2}[\"']?(?P<value>[A-Za-z0-9+/]{40})(?![\w+/])",
     re.ASCII,
 )
-GITHUB = re.compile(r"(?<!\w)(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59})(?!\w)", re.ASCII)
+GITHUB = re.compile(
+    r"(?<!\w)(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59})(?!\w)", re.ASCII
+)
 SLACK = re.compile(
     r"(?<!\w)(?:xox[abeoprs]-[\w-]{10,}\w|xapp-\d-[\w-]{10,}\w"
     r"|https://hooks\.slack\.com/(?:services|workflows|triggers)/[\w/]{20,})",
@@ -48,7 +51,9 @@ DIGIT = re.compile(r"[0-9]")
 # What is random but public: digests, public keys, certificates, embedded images.
 PUBLIC = re.compile(r"(?:sha\d{1,3}[-:]|md5[-:]|base64,|ssh-[a-z0-9]+ |ecdsa[\w-]* )$", re.IGNORECASE)
 DIGEST = re.compile(r"sha\d{1,3}[-:]|md5[-:]", re.IGNORECASE)
-PUBLIC_BLOCK = re.compile(r"-----BEGIN (?![A-Z ]*PRIVATE)(?P<name>[A-Z0-9 ]{1,40})-----[^\0]{0,8000}?-----END (?P=name)-----")
+PUBLIC_BLOCK = re.compile(
+    r"-----BEGIN (?![A-Z ]*PRIVATE)(?P<name>[A-Z0-9 ]{1,40})-----[^\0]{0,8000}?-----END (?P=name)-----"
+)
 # No token that is told by its looks or its issuer is shorter.
 SHORTEST = 18
 TRAILING = ".?!:"
@@ -82,7 +87,7 @@ def aws_keys(text: str) -> Found:
 
 def github_tokens(text: str) -> Found:
     """Personal, OAuth, user, server and refresh tokens."""
-    if "gh" in text and "_" in text or "github_pat_" in text:
+    if ("gh" in text and "_" in text) or "github_pat_" in text:
         yield from (match.span() for match in GITHUB.finditer(text))
 
 
@@ -147,7 +152,7 @@ def _is_random(value: str) -> bool:
     kinds = [kind for kind in kinds if kind]
     if len(kinds) < 20 or len(set(kinds)) < 3:
         return False
-    changes = sum(one != other for one, other in zip(kinds, kinds[1:], strict=False))
+    changes = sum(one != other for one, other in itertools.pairwise(kinds))
     return changes / len(kinds) >= 0.35 and entropy(value) >= 3.5
 
 

@@ -1,0 +1,80 @@
+"""Cleaning: what each switch takes away, and what it must leave."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.errors import ParameterError
+from components.ingest.cleaning import BOUNDARY, SWITCHES, Cleaner, parse_cleaning
+
+ALL = ",".join(SWITCHES)
+TEXTS = st.text(
+    alphabet=st.one_of(
+        st.sampled_from("ab 1[]().\n\r\t\x0c\x1b\x07\u200b\u00a0\u2028e\u0301é\u212b"), st.characters(codec="utf-8")
+    ),
+    max_size=60,
+).map(lambda text: text.replace(BOUNDARY, ""))
+
+CASES = {
+    "control": [
+        ("a\x07b\x1b[31mred\x1b[0m\x7f", "abred"),
+        ("so\u00adft \u200bzero\ufeff", "soft zero"),
+        ("over\u202eride\u2066", "override"),
+        ("é\x85x", "é\x85x"),
+        ("family 👨\u200d👩\u200d👧, نمی\u200cخواهم", "family 👨\u200d👩\u200d👧, نمی\u200cخواهم"),
+        ("a\tb\nc", "a\tb\nc"),
+    ],
+    "whitespace": [
+        ("a\r\nb\rc\x0cd\u2028e", "a\nb\nc\nd\ne"),
+        ("a \t\nb  \n\n\n\n\nc", "a\nb\n\nc"),
+        ("10\u00a0km\u202fh", "10 km h"),
+        ("if a:\n    indented\n\tcode  = 1", "if a:\n    indented\n\tcode  = 1"),
+    ],
+    "references": [
+        ("grew.[1] Then[2][3] fell,[12] and [4] rose.[note 3]", "grew. Then fell, and [4] rose."),
+        ("so it is said[citation needed] by some[a].", "so it is said by some."),
+        ("take x[1] and row[2] = 3, then f[1](y)", "take x[1] and row[2] = 3, then f[1](y)"),
+        ("items[0] comes before items[1]", "items[0] comes before items[1]"),
+        ("```\nnames[1]\n```", "```\nnames[1]\n```"),
+        ("in 2010[2010], [1, 2] and [sic]", "in 2010[2010], [1, 2] and [sic]"),
+    ],
+    "nfc": [("e\u0301a\u0308", "éä"), ("①ﬁ", "①ﬁ")],
+}
+
+
+@pytest.mark.parametrize(
+    ("switch", "text", "cleaned"), [(switch, *case) for switch, cases in CASES.items() for case in cases]
+)
+def test_a_switch_takes_away_what_it_names_and_nothing_else(switch: str, text: str, cleaned: str) -> None:
+    cleaner = Cleaner(switch)
+    assert cleaner(text) == cleaned
+    assert cleaner.changed == {switch: int(text != cleaned)}
+    others = Cleaner(",".join(name for name in SWITCHES if name != switch))
+    assert others(text) == others(others(text))
+
+
+def test_without_switches_a_text_is_only_stripped() -> None:
+    cleaner = Cleaner("")
+    assert cleaner(f" a\x07[1]{BOUNDARY}e\u0301 ") == f"a\x07[1]{BOUNDARY}e\u0301"
+    assert cleaner.changed == {}
+
+
+@settings(max_examples=150)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4))
+def test_the_texts_of_a_record_are_cleaned_each_on_its_own_and_once_is_enough(texts: list[str]) -> None:
+    cleaned = Cleaner(ALL)(BOUNDARY.join(texts))
+    assert cleaned.split(BOUNDARY) == [Cleaner(ALL)(text) for text in texts]
+    assert Cleaner(ALL)(cleaned) == cleaned
+    assert unicodedata.is_normalized("NFC", cleaned)
+
+
+def test_switches_run_in_one_order_however_they_are_listed() -> None:
+    assert parse_cleaning(" nfc, control ,") == ("control", "nfc")
+    assert parse_cleaning("") == ()
+
+
+def test_an_unknown_switch_is_named() -> None:
+    with pytest.raises(ParameterError, match="cleaning: 'html' is not a switch; allowed: control, whitespace, "):
+        parse_cleaning("nfc,html")
