@@ -4,9 +4,13 @@ import re
 
 import pytest
 
+from components.train.kubernetes import PERMISSIONS
+from components.train.outcome import RESUME
+from components.train.trainjob import NODE, JobSettings
 from pipeline.kfp_glue import STEP_LABEL
-from pipeline.settings import STEPS
-from tests.manifests.rendering import FOLDERS, ROOT, Object, job_of_runtime, of_kind, pod_templates, render
+from pipeline.parameters import Parameters
+from pipeline.settings import STEPS, Storage, load
+from tests.manifests.rendering import FOLDERS, MANIFESTS, ROOT, Object, job_of_runtime, of_kind, pod_templates, render
 
 Grants = set[tuple[str, str, str]]
 SHARED = {"overlays/kubeflow-profile": "default-editor", "overlays/kfp-standalone": "pipeline-runner"}
@@ -26,8 +30,7 @@ def grants(role: Object) -> Grants:
 
 
 def test_the_launcher_may_do_what_its_code_calls_and_nothing_else() -> None:
-    permissions = pytest.importorskip("components.train.kubernetes").PERMISSIONS
-    called = {(group, resource, verb) for (group, resource), verbs in permissions.items() for verb in verbs}
+    called = {(group, resource, verb) for (group, resource), verbs in PERMISSIONS.items() for verb in verbs}
     assert grants(of_kind(render("base"), "Role")["private-llm-launcher"]) == called
 
 
@@ -112,11 +115,28 @@ def test_a_training_restarts_where_it_can_resume_and_fails_otherwise() -> None:
     assert [rule["action"] for rule in runtime["failurePolicy"]["rules"]] == ["RestartJobSet", "FailJobSet"]
     assert runtime["failurePolicy"]["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
     assert job["podFailurePolicy"]["rules"] == [
-        {"action": "FailJob", "onExitCodes": {"containerName": "node", "operator": "In", "values": [75]}},
+        {"action": "FailJob", "onExitCodes": {"containerName": "node", "operator": "In", "values": [RESUME]}},
         {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     ]
     assert (job["backoffLimit"], job["template"]["spec"]["restartPolicy"]) == (0, "Never")
-    assert job["template"]["spec"]["terminationGracePeriodSeconds"] >= 120
+    assert job["template"]["spec"]["terminationGracePeriodSeconds"] > Parameters().grace_seconds
+
+
+def test_what_a_trainjob_relies_on_is_there() -> None:
+    """The names that the launcher and the manifests share; docs/cluster.md lists them."""
+    job, storage = JobSettings(), Storage()
+    assert job.runtime in of_kind(render("base"), "TrainingRuntime")
+    claim = of_kind(render("base"), "PersistentVolumeClaim")[storage.claim]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    pod = job_of_runtime(render("base"))["spec"]["template"]["spec"]
+    assert [container["name"] for container in pod["containers"]] == [NODE]
+    assert {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]} == {
+        "tmp": "/tmp",
+        "shared-memory": "/dev/shm",
+    }
+    assert pod["containers"][0]["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    queue = load(str(MANIFESTS / "overlays" / "kueue" / "profile.yaml")).trainjob.queue
+    assert queue in of_kind(render("overlays/kueue"), "LocalQueue")
 
 
 def test_the_registry_answers_to_the_name_that_runs_call_it_by() -> None:

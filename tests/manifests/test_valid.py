@@ -187,6 +187,7 @@ def test_an_overlays_profile_places_the_steps_that_want_gpus(overlay: str) -> No
     gpu_steps = {step for step, wanted in settings.resources.items() if wanted.gpus}
     assert gpu_steps == ({"train", "evaluate"} if overlay != "kind" else set())
     assert set(settings.scheduling) == gpu_steps
+    assert settings.launcher == "trainjob"
 
 
 @pytest.mark.parametrize("overlay", ["gke", "eks", "aks", "on-prem", "kueue"])
