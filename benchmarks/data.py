@@ -5,7 +5,8 @@ tokenize_dolly    the same, against Dolly's preprocessing: datasets.map to text,
 ingest            jsonl to records, against json.loads, the same checks and ids, and datasets.Dataset.to_parquet
 near_duplicates   is each record a near-duplicate of an earlier half, against rensa's LSH asked text by text
 
-Each side runs in a process of its own, in turn. It first works on a few records, so that imports and first calls do not count; loading the tokenizer does.
+Each side runs in a process of its own, in turn. It first works on a few records, so that imports and first calls do
+not count; loading the tokenizer does.
 """
 
 import argparse

@@ -7,6 +7,7 @@ from kfp.dsl import HTML, Artifact, Dataset, Metrics, Model
 from components.evaluate.component import evaluate
 from components.gate.component import gate
 from components.ingest.component import ingest
+from components.join.component import join
 from components.register.component import register
 from components.report.component import report
 from components.resolve.component import resolve
@@ -14,7 +15,7 @@ from components.split.component import split
 from components.tokenize.component import tokenize
 from components.train.component import TRAIN
 from components.train.config import TRAINING_PARAMETERS
-from pipeline.kfp_glue import Placement, as_pipeline
+from pipeline.kfp_glue import Placement, as_pipeline, in_shards
 from pipeline.settings import Settings
 
 # What only says where things are, or what a report shows; everything else decides what the result is.
@@ -75,16 +76,18 @@ def build(settings: Settings) -> Any:
             )
         ).outputs
 
-        encoded = on(
-            tokenize(
-                records=data["records"],
-                template=pins["template"],
-                template_digest=pins["template_digest"],
-                max_length=p["max_length"],
-                too_long=p["too_long"],
-                **base,
-            )
-        ).outputs
+        encoded = in_shards(
+            on,
+            settings.shards,
+            tokenize,
+            join,
+            records=data["records"],
+            template=pins["template"],
+            template_digest=pins["template_digest"],
+            max_length=p["max_length"],
+            too_long=p["too_long"],
+            **base,
+        )
 
         sides = on(
             split(records=data["records"], tokens=encoded["tokens"], test_size=p["test_size"], seed=p["seed"])

@@ -87,6 +87,26 @@ def _schedule(task: dsl.PipelineTask, nodes: Scheduling) -> None:
         kubernetes.set_timeout(task, nodes.timeout)
 
 
+def in_shards(on: Placement, shards: int, part: Any, join: Any, **arguments: Any) -> Any:
+    """The outputs of a step that works on shards side by side and is then joined; of one task where there is one shard.
+
+    Args:
+        part: a component with the parameters shard and shards, and outputs tokens, tokenizer and metrics.
+        join: a component that makes one of each out of lists of them.
+    """
+    if shards == 1:
+        return on(part(**arguments, shard=0, shards=1)).outputs
+    with dsl.ParallelFor(list(range(shards)), name="shards") as shard:
+        made = on(part(**arguments, shard=shard, shards=shards)).outputs
+    return on(
+        join(
+            token_shards=dsl.Collected(made["tokens"]),
+            tokenizer_shards=dsl.Collected(made["tokenizer"]),
+            metric_shards=dsl.Collected(made["metrics"]),
+        )
+    ).outputs
+
+
 def as_pipeline(story: Callable[[dict[str, Any]], Any], settings: Settings) -> Any:
     """A KFP pipeline whose inputs are the fields of Parameters, with their descriptions and a profile's defaults."""
     defaults = settings.parameters

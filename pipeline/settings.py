@@ -16,6 +16,8 @@ from pipeline.parameters import Parameters
 PACKAGE = Path(__file__).parent
 PROFILES = PACKAGE / "profiles"
 STEPS = ("resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report")
+SHARDED_STEPS = ("join",)  # these come in when a profile has several shards
+MOST_SHARDS = 1000
 TRAIN_IMAGE_STEPS = ("train", "evaluate")
 STORAGE_STEPS = ("train", "evaluate", "register")  # what reads or writes the trained model
 LAUNCHERS = ("local", "trainjob")
@@ -101,6 +103,7 @@ class Settings:
         scheduling: Which nodes a step may run on.
         secrets: Credentials by reference, such as a hub token or an object store's keys.
         image_pull_secrets: Secrets of the image registry, which every step's pod uses.
+        shards: Into how many parts tokenize divides the records, one pod each; above 1 a join step follows.
         retries: How often a failed step is tried again, waiting 1, 2, 4, ... minutes.
         launcher: Where train trains: local, in its own pod or process; or trainjob, in the pods of a TrainJob.
         storage: Where a TrainJob finds its input and leaves the model.
@@ -115,6 +118,7 @@ class Settings:
     scheduling: Mapping[str, Scheduling] = field(default_factory=lambda: MappingProxyType({}))
     secrets: tuple[SecretEnv, ...] = ()
     image_pull_secrets: tuple[str, ...] = ()
+    shards: int = 1
     retries: int = 0
     launcher: str = "local"
     storage: Storage = field(default_factory=Storage)
@@ -127,13 +131,15 @@ class Settings:
             image = getattr(self, name)
             if image.endswith(":latest") or not (":" in image.rpartition("/")[2] or "@sha256:" in image):
                 raise ParameterError(f"profile: {name}={image!r} must have a version tag or a digest, and not latest")
+        if not 1 <= self.shards <= MOST_SHARDS:
+            raise ParameterError(f"profile: shards={self.shards} is not allowed; it must be from 1 to {MOST_SHARDS}")
         if self.launcher not in LAUNCHERS:
             raise ParameterError(f"profile: launcher={self.launcher!r} must be one of {', '.join(LAUNCHERS)}")
         if self.launcher == "local" and self.parameters.num_nodes > 1:
             raise ParameterError(f"num_nodes={self.parameters.num_nodes} needs a profile with launcher: trainjob")
         secret_steps = [step for secret in self.secrets for step in secret.steps]
         for name, steps in (("resources", self.resources), ("scheduling", self.scheduling), ("secrets", secret_steps)):
-            unknown = sorted(set(steps) - set(STEPS))
+            unknown = sorted(set(steps) - {*STEPS, *SHARDED_STEPS})
             if unknown:
                 raise ParameterError(f"profile: {name} for unknown step {unknown[0]!r}; allowed: {', '.join(STEPS)}")
         for name in ("retries", "ttl"):

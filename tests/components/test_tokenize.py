@@ -1,10 +1,7 @@
 """tokenize: what the model is trained on is what a server feeds it, and no text of a user is ever a control token."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -467,21 +464,6 @@ def test_the_same_records_give_the_same_bytes(stories: Path, tmp_path: Path) -> 
         run(tmp_path / place, stories)
         digests.append([path_digest(tmp_path / place / name) for name in ("tokens", "tokenizer", "tokenize.json")])
     assert digests[0] == digests[1]
-
-
-def test_the_bytes_do_not_depend_on_the_number_of_workers(stories: Path, tmp_path: Path) -> None:
-    """One thread encodes here; their number is read when a process starts, so another needs a process of its own."""
-    records = of_lengths(1500)
-    run(tmp_path / "here", stories, records)
-    places = {name: str(tmp_path / "there" / name) for name in ("tokens", "tokenizer", "metrics")}
-    command = [
-        *(sys.executable, "-m", "components.tokenize", f"--records={tmp_path / 'here' / 'records'}"),
-        *(f"--base_model={stories}", "--base_model_digest=", *(f"--{name}={path}" for name, path in places.items())),
-    ]
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": "5"}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert path_digest(Path(places["tokens"])) == path_digest(tmp_path / "here" / "tokens")
-    assert path_digest(Path(places["metrics"])) == path_digest(tmp_path / "here" / "tokenize.json")
 
 
 def _assert_one_line(error: Exception, *named: str) -> None:
