@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 IMAGES ?= data train-cuda
+KILLS ?= 5
 
-.PHONY: help setup demo test check format bench generate images locks clean
+.PHONY: help setup demo test test-faults check format bench generate images locks clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +29,10 @@ demo: setup ## run the pipeline on the bundled data and model
 	$(BIN)/python -m pipeline.demo
 
 test: setup ## run the tests: offline, warnings are errors
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not faults' $(ARGS)
+
+test-faults: setup ## kill, stop and starve trainings: make test-faults KILLS=20
+	KILLS=$(KILLS) $(BIN)/python -m pytest -m faults $(ARGS)
 
 check: setup ## lint, types, import contracts, YAML
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import torch.distributed as dist
@@ -48,7 +48,7 @@ class SyncedWriter(TorchCheckpointEngine):
     def _remembered(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except (OSError, RuntimeError) as error:
             self.error = self.error or _reason(error)
 
 
@@ -153,13 +153,44 @@ def damaged(checkpoint: Path) -> str | None:
         return next(filter(None, problems), None)
 
 
+class HashingFile:
+    """A file being written, with the SHA-256 of what has been; it keeps an error that a caller covers up."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256, self.size = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Writes all of it."""
+        try:
+            written = self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.sha256.update(data)
+        self.size += len(data)
+        return written
+
+    def flush(self) -> None:
+        """Hands over to the system what Python has kept back."""
+        self.file.flush()
+
+
 def write_synced(path: Path, write: Callable[[Any], Any]) -> list[Any]:
-    """Writes a file and waits until it is on disk; gives its size and SHA-256."""
-    with path.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    return [path.stat().st_size, _sha256(path)]
+    """Writes a file and waits until it is on disk; gives its size and SHA-256.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    with path.open("wb") as raw:
+        file = HashingFile(raw)
+        try:
+            write(file)
+        except RuntimeError as error:  # torch covers up why a file could not be written
+            raise file.error or error from error
+        raw.flush()
+        os.fsync(raw.fileno())
+    return [file.size, file.sha256.hexdigest()]
 
 
 def _complete(partial: Path, final: Path, state: dict[str, Any], files: dict[str, list[Any]]) -> str | None:

@@ -77,12 +77,20 @@ def schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
 
 def load(engine: Any, checkpoint: Path, config: TrainConfig) -> None:
     """Puts a checkpoint's weights and optimizer state into the engine."""
+    decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
     engine.load_checkpoint(
         str(checkpoint.parent),
         tag=checkpoint.name,
         load_module_strict=config.method == "full",
         load_lr_scheduler_states=False,
     )
+    # From a universal checkpoint, ZeRO-3 gives all groups the first one's options and one tensor as their step count,
+    # which each of them then counts up.
+    for group, value in zip(engine.optimizer.param_groups, decay, strict=True):
+        group["weight_decay"] = value
+    for state in engine.optimizer.optimizer.state.values() if config.zero_stage else ():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
 
 
 def save(engine: Any, tokenizer: Any, config: TrainConfig) -> None:

@@ -5,16 +5,19 @@ RESUME_EXIT_CODE, which says: start me again, and I go on.
 """
 
 import ctypes
-import json
+import logging
 import os
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-from components.errors import ResumableError, TrainingError
+from components import errors
+from components.errors import PipelineError, ResumableError, TrainingError, UserError
 
 RESUME_EXIT_CODE = ResumableError.exit_code
 STOP_FILE = "PRIVATE_LLM_STOP_FILE"  # its appearance asks the ranks to stop
@@ -35,35 +38,44 @@ def torchrun(module_arguments: list[str], processes: int, scratch: Path, grace_s
 
     Raises:
         TrainingError: a rank failed; with its number and own message.
+        UserError: a rank refused its input.
         ResumableError: it was asked to stop.
     """
-    files = {name: scratch / name.lower() for name in (STOP_FILE, STOPPED_FILE, "TORCHELASTIC_ERROR_FILE")}
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    command += [] if "PET_NNODES" in os.environ else ["--standalone"]
-    command += ["-m", "components.train", *module_arguments]
-    # In a session of its own, so that a terminal's Ctrl-C reaches this process alone.
-    with subprocess.Popen(
-        command,
-        env=_environment(processes) | {name: str(path) for name, path in files.items()},
-        start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509  # nothing but a system call
-    ) as process:
-        asked = _wait(process, files[STOP_FILE], grace_seconds)
-    if asked:
-        where = files[STOPPED_FILE].read_text(encoding="utf-8") if files[STOPPED_FILE].exists() else "stopped"
-        raise ResumableError(f"{where} on request")
-    if process.returncode != 0:
-        raise TrainingError(
-            f"training failed: {reason(files['TORCHELASTIC_ERROR_FILE'])}"
-            if files["TORCHELASTIC_ERROR_FILE"].exists()
-            else f"training failed: torchrun exited with code {process.returncode}"
-        )
-    if files[STOPPED_FILE].exists():  # another node was asked
-        raise ResumableError(files[STOPPED_FILE].read_text(encoding="utf-8"))
+    stop_file, stopped_file = scratch / "stop", scratch / "stopped"
+    options = [f"--nproc_per_node={processes}", *([] if "PET_NNODES" in os.environ else ["--standalone"])]
+    command = [*options, "-m", "components.train", *module_arguments]
+    with _environment(processes, {STOP_FILE: str(stop_file), STOPPED_FILE: str(stopped_file)}):
+        agent = Agent(command)
+        agent.start()
+        _wait(agent, stop_file, grace_seconds)
+    if stop_file.exists() or (stopped_file.exists() and agent.failure is None):  # or another node was asked
+        where = stopped_file.read_text(encoding="utf-8") if stopped_file.exists() else "stopped before the first step"
+        raise ResumableError(f"{where}, on request; start it again to go on")
+    if agent.failure is not None:
+        raise cause(agent.failure)
 
 
-def _wait(process: "subprocess.Popen[bytes]", stop_file: Path, grace_seconds: float) -> bool:
-    """Waits for torchrun's end; says whether it was asked for."""
+class Agent(Thread):
+    """torchrun's agent, in a thread, because it would take the process's signals for its own."""
+
+    def __init__(self, command: list[str]) -> None:
+        super().__init__(daemon=True)
+        self.command = command
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Starts the ranks and waits for them."""
+        from torch.distributed import run
+
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # failures are told once, by cause()
+        try:
+            run.run(run.parse_args(self.command))  # type: ignore[no-untyped-call]
+        except BaseException as failure:  # the launcher raises what it means
+            self.failure = failure
+
+
+def _wait(agent: Agent, stop_file: Path, grace_seconds: float) -> None:
+    """Waits for the ranks' end; a signal becomes the file that asks them to stop."""
 
     def ask(*_: Any) -> None:
         stop_file.touch()
@@ -71,30 +83,66 @@ def _wait(process: "subprocess.Popen[bytes]", stop_file: Path, grace_seconds: fl
     previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     deadline: float | None = None
     try:
-        while process.poll() is None:
+        while agent.is_alive():
             if deadline is None and stop_file.exists():
                 deadline = time.monotonic() + grace_seconds
-                print(f"train: asked to stop; a checkpoint is written within {grace_seconds:g} s", flush=True)
+                print(f"train: asked to stop; a checkpoint is due within {grace_seconds:g} s", flush=True)
             if deadline is not None and time.monotonic() > deadline:
-                print(f"train: no rank has stopped within {grace_seconds:g} s; they are killed", file=sys.stderr)
-                process.kill()  # the ranks die with it
-                break
-            time.sleep(POLL_SECONDS)
-        process.wait()
+                print(f"train: the ranks have not stopped within {grace_seconds:g} s and are killed", file=sys.stderr)
+                kill_ranks()
+            agent.join(POLL_SECONDS)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return stop_file.exists()
 
 
-def _environment(processes: int) -> dict[str, str]:
+def kill_ranks() -> None:
+    """Ends every process that this one has started."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+
+
+def cause(failure: BaseException) -> PipelineError:
+    """The error to raise for what torchrun has raised: the failure that came first, in its own words."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    if not isinstance(failure, ChildFailedError):
+        return TrainingError(f"training failed: {type(failure).__name__}: {failure}")
+    # torchrun ends the other ranks with SIGTERM
+    rank, first = min(
+        failure.failures.items(), key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp, item[0])
+    )
+    if first.exitcode < 0:
+        name = signal.Signals(-first.exitcode).name
+        hint = "; the node may have run out of memory" if name == "SIGKILL" else ""
+        return TrainingError(f"training failed: rank {rank} was killed by {name}{hint}")
+    kind, _, text = str(first.message).strip().splitlines()[-1].partition(": ")
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, UserError):
+        return known(text)
+    told = text if isinstance(known, type) else f"{kind}: {text}"
+    return TrainingError(f"training failed: rank {rank}: {told}")
+
+
+@contextmanager
+def _environment(processes: int, more: dict[str, str]) -> Iterator[None]:
+    """What the ranks need in theirs, which is a copy of this process's."""
+    before = dict(os.environ)
     tools = str(Path(sys.executable).parent)  # DeepSpeed calls ninja, which is installed beside Python
-    return os.environ | {
-        "PATH": os.pathsep.join([tools, os.environ.get("PATH", "")]),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // processes)),
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONWARNINGS": "ignore",  # of the libraries; what concerns the user is an error
-    }
+    os.environ.update(
+        more,
+        PATH=os.pathsep.join([tools, os.environ.get("PATH", "")]),
+        OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // processes)),
+        TOKENIZERS_PARALLELISM="false",
+        PYTHONWARNINGS="ignore",  # of the libraries; what concerns the user is an error
+    )
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def die_with_parent() -> None:
@@ -107,11 +155,3 @@ def die_with_parent() -> None:
 def usable_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def reason(error_file: Path) -> str:
-    """The first failing rank's number and own message, from torchrun's error file."""
-    content = json.loads(error_file.read_text())
-    message = content["message"]
-    text = message if isinstance(message, str) else message["message"]
-    return str(text).strip().splitlines()[-1]

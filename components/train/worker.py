@@ -5,10 +5,12 @@ import os
 import time
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import deepspeed
+import psutil
 import torch
 import torch.distributed as dist
 import transformers
@@ -47,7 +49,7 @@ class Worker:
     """What one rank does, from the first collective to the saved model."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.times = {"start": time.perf_counter()}
+        self.times = {"process": psutil.Process().create_time(), "imports": time.time()}  # what has ended when
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE, verbose=False)
@@ -57,6 +59,7 @@ class Worker:
         self.checkpoints = (
             Checkpoints(config.checkpoints, config.save_total_limit, self.group) if config.checkpoints else None
         )
+        self.times["meeting the ranks"] = time.time()
         self.tokenizer = load_tokenizer(config.tokenizer)
         self.rows, self.held_out = Rows(config.train), Rows(config.test)
         self.config = config
@@ -67,12 +70,13 @@ class Worker:
         state, engine = self.begin(checkpoint)
         interruption = Interruption(self.group)
         loop = Loop(self.config, engine, self.rows, self.held_out, state, self.checkpoints, interruption)
-        self.times["ready"] = time.perf_counter()
+        if self.rank == 0:
+            print(f"train: {startup(self.times)}", flush=True)
         loop.run()
         best = state.best_step
-        if self.config.early_stopping_patience and best and best != state.step and self.checkpoints:
+        if self.config.early_stopping_patience and self.checkpoints and best not in (None, state.step):
             engine.destroy()
-            _, engine = self.begin(self.checkpoints.folder / f"checkpoint-{best}")
+            _, engine = self.begin(self.checkpoints.folder / f"checkpoint-{best}" if best else None)
         self.write(engine, state, loop)
 
     def begin(self, checkpoint: Path | None) -> tuple[State, Any]:
@@ -85,11 +89,13 @@ class Worker:
         partitioned = HfDeepSpeedConfig(settings)
         model = prepare(self.config, len(self.tokenizer))
         del partitioned
-        self.times.setdefault("loaded", time.perf_counter())
+        self.times.setdefault("data and model", time.time())
         engine = make_engine(model, self.config, settings)
+        self.times.setdefault("DeepSpeed's engine", time.time())
         if checkpoint:
             load(engine, converted or checkpoint, self.config)
             state = replace(state, world_size=self.world_size, attempts=state.attempts + 1)
+            self.times.setdefault("checkpoint", time.time())
         return state, engine
 
     def read_state(self, checkpoint: Path | None) -> State:
@@ -134,8 +140,7 @@ class Worker:
                 "tokens": state.tokens,
                 "tokens_per_second": state.tokens / state.seconds,
                 "train_seconds": state.seconds,
-                "startup_seconds": self.times["ready"] - self.times["start"],
-                "load_seconds": self.times["loaded"] - self.times["start"],
+                "startup_seconds": max(self.times.values()) - self.times["process"],
                 "accelerator_hours": wall_seconds * self.world_size / 3600,
                 "peak_memory_gib": float(memory),
                 "failed_checkpoints": self.checkpoints.failures if self.checkpoints else 0,
@@ -145,3 +150,10 @@ class Worker:
                 "device": engine.device.type,
             },
         )
+
+
+def startup(times: dict[str, float]) -> str:
+    """What the time from the process's start to the first step went to."""
+    moments = list(times.items())
+    parts = [f"{name} {end - begin:.1f}" for (_, begin), (name, end) in pairwise(moments)]
+    return f"ready after {moments[-1][1] - moments[0][1]:.1f} s: {', '.join(parts)}"
