@@ -1,5 +1,6 @@
 """Renders manifests with kubectl and checks them against the shared custom resource definitions."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -23,13 +24,23 @@ Object = dict[str, Any]
 @cache
 def render(folder: str) -> tuple[Object, ...]:
     """The objects of a folder below manifests/, or of an absolute path; skips where there is no kubectl."""
+    return tuple(yaml.load_all(_kubectl("kustomize", str(MANIFESTS / folder)), Loader=yaml.CSafeLoader))
+
+
+def patched(found: Object, patch: Object) -> Object:
+    """An object under a strategic merge patch, as Trainer lays a TrainJob's patches over its runtime."""
+    options = ("--local", "--type=strategic", "--output=json", "--filename=-", f"--patch={json.dumps(patch)}")
+    merged: Object = json.loads(_kubectl("patch", *options, given=json.dumps(found)))
+    return merged
+
+
+def _kubectl(*arguments: str, given: str = "") -> str:
     kubectl = shutil.which("kubectl") or shutil.which("kubectl", path=str(Path(sys.executable).parent))
     if kubectl is None:
         pytest.skip("kubectl is not installed; .ci/kubectl FOLDER fetches it")
-    command = [kubectl, "kustomize", str(MANIFESTS / folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run([kubectl, *arguments], input=given, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    return tuple(yaml.load_all(finished.stdout, Loader=yaml.CSafeLoader))
+    return finished.stdout
 
 
 def of_kind(objects: tuple[Object, ...], kind: str) -> dict[str, Object]:

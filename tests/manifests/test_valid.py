@@ -10,8 +10,10 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from pipeline.settings import STEPS, load
+from tests.golden import FOLDER
 from tests.manifests.rendering import (
     FOLDERS,
     MANIFESTS,
@@ -19,6 +21,7 @@ from tests.manifests.rendering import (
     Object,
     job_of_runtime,
     of_kind,
+    patched,
     pod_templates,
     problems,
     render,
@@ -82,22 +85,39 @@ def test_an_unknown_field_would_be_found() -> None:
 
 def test_pods_meet_the_restricted_level_and_more(objects: tuple[Object, ...]) -> None:
     for name, template in pod_templates(objects).items():
-        pod = template["spec"]
-        assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & pod.keys(), name
-        assert {next(iter(volume.keys() - {"name"})) for volume in pod["volumes"]} <= {
-            "emptyDir",
-            "persistentVolumeClaim",
+        assert_restricted(name, template["spec"])
+
+
+def test_a_training_pod_is_the_runtimes_with_what_its_trainjob_adds() -> None:
+    """A run on 2 nodes with 8 GPUs each, merged with GKE's runtime."""
+    job = yaml.safe_load((FOLDER / "trainjob_2x8_h100_spot.yaml").read_text(encoding="utf-8"))
+    (patch,) = job["spec"]["runtimePatches"]
+    (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    merged = patched(job_of_runtime(render("overlays/gke")), replicated["template"])
+    validate(json.dumps(merged), "1.36")
+    pod = merged["spec"]["template"]["spec"]
+    assert_restricted("merged", pod)
+    assert {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]} == {"/training", "/tmp", "/dev/shm"}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert len(volumes) == len(pod["volumes"]) == 3
+    assert volumes["shared-memory"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "64Gi"}
+
+
+def assert_restricted(name: str, pod: dict[str, Any]) -> None:
+    """PodSecurity's restricted level, and beyond it no token, no writable root and no unbounded container."""
+    assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & pod.keys(), name
+    kinds = {next(iter(volume.keys() - {"name"})) for volume in pod["volumes"]}
+    assert kinds <= {"emptyDir", "persistentVolumeClaim"}, name
+    assert pod["securityContext"]["runAsNonRoot"] is True, name
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+    assert pod["automountServiceAccountToken"] is False, name
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
         }, name
-        assert pod["securityContext"]["runAsNonRoot"] is True, name
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert pod["automountServiceAccountToken"] is False, name
-        for container in [*pod["containers"], *pod.get("initContainers", [])]:
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }, name
-            assert_bounded(name, container)
+        assert_bounded(name, container)
 
 
 def assert_bounded(name: str, container: dict[str, Any]) -> None:
