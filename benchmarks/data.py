@@ -3,6 +3,7 @@
 tokenize_raw      records file to token rows, against raw `tokenizers` encode_batch of the same rendered strings
 tokenize_dolly    the same, against Dolly's preprocessing: datasets.map to text, map to tokens, filter, shuffle
 ingest            jsonl to records, against json.loads, the same checks and ids, and datasets.Dataset.to_parquet
+ingest_redacting  the same with personal data redacted, against the same plain loop, which does not
 near_duplicates   is each record a near-duplicate of an earlier half, against rensa's LSH asked text by text
 
 Each side runs in a process of its own, in turn. It first works on a few records, so that imports and first calls do
@@ -30,6 +31,7 @@ BASELINES = {
     "tokenize_raw": ("tokenize", "raw_encode_batch", "records/s"),
     "tokenize_dolly": ("tokenize", "dolly_preprocessing", "records/s"),
     "ingest": ("ingest", "plain_ingest", "records/s"),
+    "ingest_redacting": ("ingest_redacting", "plain_ingest", "records/s"),
     "near_duplicates": ("near", "rensa_near", "records/s"),
 }
 
@@ -167,11 +169,20 @@ def dolly_preprocessing(folder: Path) -> None:
 
 
 def ingest(folder: Path) -> None:
-    """Our step."""
+    """Our step: validation, cleaning, exact repeats."""
+    _ingest(folder, pii="off")
+
+
+def ingest_redacting(folder: Path) -> None:
+    """Our step as it is by default."""
+    _ingest(folder)
+
+
+def _ingest(folder: Path, **options: Any) -> None:
     from components.ingest.ingest import ingest as run
 
     data, records, rejects = (folder / name for name in ("data.jsonl", "our_records", "our_rejects"))
-    run(dataset=str(data), records=records, rejects=rejects, metrics=folder / "our_metrics")
+    run(dataset=str(data), records=records, rejects=rejects, metrics=folder / "our_metrics", **options)
 
 
 def plain_ingest(folder: Path) -> None:
@@ -238,7 +249,16 @@ def _texts(folder: Path) -> list[str]:
 
 SIDES: dict[str, Callable[[Path], None]] = {
     side.__name__: side
-    for side in (tokenize, raw_encode_batch, dolly_preprocessing, ingest, plain_ingest, near, rensa_near)
+    for side in (
+        tokenize,
+        raw_encode_batch,
+        dolly_preprocessing,
+        ingest,
+        ingest_redacting,
+        plain_ingest,
+        near,
+        rensa_near,
+    )
 }
 
 
