@@ -31,6 +31,12 @@ CHATML = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the tests marked `cluster` run."""
+    parser.addoption("--kubeconfig", help="a real cluster, in whose namespace manifests/ are applied")
+    parser.addoption("--cluster-image", default="python:3.11-slim", help="an image with Python that it can pull")
+
+
 def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
     """Writes values as JSON, one a line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,5 +1,7 @@
 """Runs a launcher against the test's API while a script plays the cluster behind it."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +43,7 @@ def configuration(server: Server) -> client.Configuration:
 
 
 @contextmanager
-def playing(nodes: Nodes, script: Script) -> Iterator[None]:
+def playing(nodes: Nodes, script: Script, seconds: float = 15) -> Iterator[None]:
     """Plays the cluster in the background, and fails where the script does."""
     failed: list[BaseException] = []
 
@@ -50,13 +52,15 @@ def playing(nodes: Nodes, script: Script) -> Iterator[None]:
             script(nodes)
         except BaseException as error:  # raised below, where pytest sees it
             failed.append(error)
+            if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # a launcher that would wait for hours
+                os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=play, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        thread.join(15)
+        thread.join(seconds)
         if failed:
             raise failed[0]
 
