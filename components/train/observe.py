@@ -9,8 +9,9 @@ from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
 from components.errors import ClusterError
-from components.train.kubernetes import Backoff, Cluster, Listing
+from components.train.kubernetes import Cluster, Listing
 from components.train.outcome import node_rank, phase, restart_of
+from components.train.retry import Backoff
 from components.train.trainjob import NODE
 
 SLACK_SECONDS = 5  # log lines are asked for again from a little before the last one; what was shown is left out
@@ -143,8 +144,7 @@ class _PodLog:
         while not self._stop.is_set():
             ended = self._ended()
             try:
-                self._read()
-                backoff.reset()
+                self._read(backoff)
                 if ended:
                     return  # it had ended before it was read to its end
                 self._stop.wait(self._cluster.pace.first_delay)
@@ -160,12 +160,13 @@ class _PodLog:
         current = {pod["metadata"]["uid"]: pod for pod in self._pods.ever()}
         return phase(current[self._uid]) in ("Succeeded", "Failed") if self._uid in current else True
 
-    def _read(self) -> None:
+    def _read(self, backoff: Backoff) -> None:
         # in the launcher's own time: the node's clock may be another
         since = round(time.monotonic() - self._received) + SLACK_SECONDS if self._last else None
         shown_then, seen_now = self._repeats, 0
         start = self._last
         for line in self._cluster.log(self._name, NODE, since):
+            backoff.reset()
             stamp, _, text = line.partition(" ")
             moment = _sortable(stamp)
             if moment == start:

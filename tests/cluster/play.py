@@ -11,7 +11,8 @@ from typing import Any
 from kubernetes import client
 
 from components.train.jobs import run_job
-from components.train.kubernetes import Cluster, Pace
+from components.train.kubernetes import Cluster
+from components.train.retry import Pace
 from components.train.trainjob import JobSettings, Run, Training, train_job
 from tests.cluster.nodes import OWN_POD, Nodes
 from tests.cluster.server import NAMESPACE, Server

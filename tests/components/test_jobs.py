@@ -116,6 +116,23 @@ def test_watches_expire_and_break(nodes: Nodes) -> None:
     assert creations(nodes) == 1
 
 
+def test_breaks_that_are_mended_do_not_add_up(nodes: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
+    def script(nodes: Nodes) -> None:
+        job = nodes.job()
+        pods = nodes.start(job)
+        for number in range(8):
+            nodes.server.write(pods[0], f"line {number}")
+            nodes.server.break_streams()
+            time.sleep(0.1)
+        for pod in pods:
+            nodes.end(pod, 0)
+        nodes.finish(job)
+
+    run_launcher(nodes, script, pace=replace(PACE, patience=0.3))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("line")]
+    assert lines == [f"line {number}" for number in range(8)]
+
+
 def test_an_api_that_is_away_for_ten_minutes(nodes: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
     def script(nodes: Nodes) -> None:
         job = nodes.job()

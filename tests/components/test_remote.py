@@ -13,8 +13,9 @@ import pytest
 from components.cli import main
 from components.errors import ClusterError, ModelError
 from components.train.config import TrainConfig
-from components.train.kubernetes import PERMISSIONS, Cluster, Pace
+from components.train.kubernetes import PERMISSIONS, Cluster
 from components.train.remote import remove_old, train_remotely
+from components.train.retry import Pace
 from components.train.trainjob import JobSettings, settings_as_values
 from tests.cluster.nodes import OWN_POD, Nodes
 from tests.cluster.play import OWNER, PACE, configuration, playing
