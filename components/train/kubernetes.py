@@ -8,7 +8,7 @@ from typing import Any
 
 from kubernetes import client, config, watch
 from kubernetes.client import ApiException
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from components.errors import ClusterError
 from components.train.outcome import condition
@@ -121,7 +121,9 @@ class Cluster:
             return []
 
     def log(self, pod: str, container: str, since_seconds: int | None) -> Iterator[str]:
-        """A container's log as it is written, each line after its time. Ends when the container or the connection does.
+        """A container's log as it is written, each line after its time.
+
+        Ends when the container does, or when nothing was written for as long as a watch is kept open.
 
         Raises:
             ApiException, HTTPError, OSError: the stream could not be opened, or broke.
@@ -136,11 +138,17 @@ class Cluster:
             _request_timeout=(self.pace.request, self.pace.watch),
             **({"since_seconds": since_seconds} if since_seconds else {}),
         )
-        try:
-            yield from watch.watch.iter_resp_lines(response)
-        finally:
-            response.close()
-            response.release_conn()
+
+        def lines() -> Iterator[str]:
+            try:
+                yield from watch.watch.iter_resp_lines(response)
+            except ReadTimeoutError:
+                return
+            finally:
+                response.close()
+                response.release_conn()
+
+        return lines()
 
     def jobs_named(self, name: str) -> "Listing":
         """To be watched: the TrainJob of a name."""

@@ -165,8 +165,9 @@ class _PodLog:
         since = round(time.monotonic() - self._received) + SLACK_SECONDS if self._last else None
         shown_then, seen_now = self._repeats, 0
         start = self._last
-        for line in self._cluster.log(self._name, NODE, since):
-            backoff.reset()
+        lines = self._cluster.log(self._name, NODE, since)
+        backoff.reset()
+        for line in lines:
             stamp, _, text = line.partition(" ")
             moment = _sortable(stamp)
             if moment == start:

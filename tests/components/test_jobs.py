@@ -197,6 +197,24 @@ def test_a_log_that_breaks_off_is_shown_once_and_whole(nodes: Nodes, capsys: pyt
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("line")] == lines
 
 
+def test_a_log_may_be_silent_for_longer_than_the_api_may_be_away(
+    nodes: Nodes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def script(nodes: Nodes) -> None:
+        job = nodes.job()
+        pods = nodes.start(job)
+        nodes.server.write(pods[0], "before")
+        time.sleep(1)
+        nodes.server.write(pods[0], "after")
+        for pod in pods:
+            nodes.end(pod, 0)
+        nodes.finish(job)
+
+    run_launcher(nodes, script, pace=replace(PACE, watch=0.1, patience=0.3))
+    output = capsys.readouterr().out.splitlines()
+    assert [line for line in output if not line.startswith("train:")] == ["before", "after"]
+
+
 def test_a_missing_right_is_named(nodes: Nodes) -> None:
     nodes.server.state.faults = [Fault(verb="create", resource="trainjobs", status=403)]
     with pytest.raises(ClusterError, match="lacks a right that its Role must grant: 403"):

@@ -71,12 +71,13 @@ def kubelet(nodes: Nodes, job: Thing, stop_at: str = "") -> bool:
 
 def print_log(nodes: Nodes, pod: str, process: "subprocess.Popen[str]", stop_at: str) -> None:
     assert process.stdout
-    for line in process.stdout:
-        nodes.server.write(pod, line.rstrip("\n"))
-        if stop_at and stop_at in line:
-            nodes.disrupt(pod)
-            process.send_signal(signal.SIGTERM)
-            stop_at = ""
+    with process.stdout as lines:
+        for line in lines:
+            nodes.server.write(pod, line.rstrip("\n"))
+            if stop_at and stop_at in line:
+                nodes.disrupt(pod)
+                process.send_signal(signal.SIGTERM)
+                stop_at = ""
 
 
 def test_two_nodes_train_are_preempted_and_go_on(
@@ -111,10 +112,10 @@ def test_two_nodes_train_are_preempted_and_go_on(
 
     def script(nodes: Nodes) -> None:
         job = nodes.job()
-        assert not kubelet(nodes, job, stop_at="loss")
+        assert not kubelet(nodes, job, stop_at="loss"), nodes.server.state.logs
         nodes.finish(job, "Failed", "FailedJobs")
         job = nodes.job(attempt=2)
-        assert kubelet(nodes, job)
+        assert kubelet(nodes, job), nodes.server.state.logs
         nodes.finish(job)
 
     launcher = {"image": "train:1", "storage": str(storage), **settings_as_values(JobSettings())}

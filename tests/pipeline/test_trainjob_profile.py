@@ -131,16 +131,23 @@ def test_only_what_touches_the_model_mounts_the_claim(profile: Path) -> None:
     assert mounting == {"exec-train", "exec-evaluate", "exec-register"}
 
 
-def test_without_trainjobs_the_step_trains_in_its_own_pod() -> None:
-    spec, platform = documents("default")
+@pytest.fixture
+def without(tmp_path: Path) -> Path:
+    path = tmp_path / "own-pod.yaml"
+    path.write_text("extends: default\nlauncher: local\n")
+    return path
+
+
+def test_without_trainjobs_the_step_trains_in_its_own_pod(without: Path) -> None:
+    spec, platform = documents(str(without))
     assert handed_over(spec) == {}
     assert "taskConfigPassthroughs" not in spec["components"]["comp-train"]
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert not any("pvcMount" in given for given in executors.values())
 
 
-def test_both_kinds_of_profile_give_the_same_steps(profile: Path) -> None:
-    here, there = (documents(name)[0]["root"]["dag"]["tasks"] for name in ("default", str(profile)))
+def test_both_kinds_of_profile_give_the_same_steps(profile: Path, without: Path) -> None:
+    here, there = (documents(str(name))[0]["root"]["dag"]["tasks"] for name in (without, profile))
     assert here.keys() == there.keys()
     for step, task in here.items():
         assert task["componentRef"] == there[step]["componentRef"]
