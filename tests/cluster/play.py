@@ -44,7 +44,7 @@ def configuration(server: Server) -> client.Configuration:
 
 
 @contextmanager
-def playing(nodes: Nodes, script: Script, seconds: float = 15) -> Iterator[None]:
+def playing(nodes: Nodes, script: Script, seconds: float = 60) -> Iterator[None]:
     """Plays the cluster in the background, and fails where the script does."""
     failed: list[BaseException] = []
 

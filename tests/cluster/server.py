@@ -119,7 +119,7 @@ class Server:
             self.state.logs.setdefault(pod, []).extend(f"{stamp} {line}" for line in lines)
             self.changed.notify_all()
 
-    def wait(self, what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    def wait(self, what: Callable[[], Any], seconds: float = 60.0) -> Any:
         """Until something is true."""
         with self.changed:
             found = self.changed.wait_for(what, seconds)
