@@ -80,6 +80,7 @@ def print_log(nodes: Nodes, pod: str, process: "subprocess.Popen[str]", stop_at:
                 stop_at = ""
 
 
+@pytest.mark.faults
 def test_two_nodes_train_are_preempted_and_go_on(
     nodes: Nodes, stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
