@@ -26,10 +26,15 @@ def local_files(path: Path) -> dict[str, Path]:
     base, pattern = glob_parts(path.as_posix())
     depth = len(PurePosixPath(pattern).parts) if "**" not in pattern else sys.maxsize
     matches = re.compile(glob_translate(pattern)).match
-    found = {name: Path(base, name) for name in _walk(Path(base), depth) if matches(name) and is_data(name)}
-    broken = next((name for name in sorted(found) if not found[name].is_file()), None)
-    if broken:
-        raise DataError(f"dataset: {found[broken]} is a link to a folder or to nothing; name what it should lead to")
+    found: dict[str, Path] = {}
+    for name, is_way in _walk(Path(base), depth):
+        if not is_data(name) or not (is_way or matches(name)):
+            continue
+        if is_way or not Path(base, name).is_file():
+            raise DataError(
+                f"dataset: {Path(base, name)} is a link to a folder or to nothing; name where it should lead"
+            )
+        found[name] = Path(base, name)
     if not found:
         what = f"{path} has no data files" if path.is_dir() else f"no file matches {path}"
         raise DataError(f"dataset: {what}")
@@ -45,13 +50,18 @@ def glob_parts(path: str) -> tuple[str, str]:
     return str(PurePosixPath(*parts[:fixed])), "/".join(parts[fixed:])
 
 
-def _walk(base: Path, depth: int) -> Iterator[str]:
-    """Names of files and links under a folder. Links to folders are named, not followed, so there are no loops."""
+def _walk(base: Path, depth: int) -> Iterator[tuple[str, bool]]:
+    """Names of files and links under a folder, and whether it is a link to a folder that a search would go through.
+
+    Links to folders are not followed, so there are no loops.
+    """
     for folder, folders, names in os.walk(base):
         here = Path(folder).relative_to(base)
+        deeper = len(here.parts) + 1 < depth
         links = [name for name in folders if Path(folder, name).is_symlink()]
-        yield from ((here / name).as_posix() for name in [*names, *links])
-        folders[:] = folders if len(here.parts) + 1 < depth else []
+        yield from (((here / name).as_posix(), False) for name in names)
+        yield from (((here / name).as_posix(), deeper) for name in links)
+        folders[:] = folders if deeper else []
 
 
 def is_data(name: str) -> bool:

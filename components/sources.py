@@ -25,7 +25,7 @@ DATA_SUFFIXES = tuple(
     for suffix in ("jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow", "txt", "md", "yaml", "yml")
     for packed in PACKED
 )
-SMALL = 1 << 20  # bytes of a file that is read at once
+SMALL = 1 << 16  # bytes of a file that is read at once
 # What changes when the bytes of a remote object change, in the words of the stores that fsspec speaks to.
 REMOTE_FINGERPRINT = (
     "ETag",

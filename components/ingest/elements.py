@@ -8,9 +8,9 @@ from typing import IO, Any
 from components.ingest.rows import BLOCK, BOM, MAX_ROW, Hashed
 
 STRUCTURE = re.compile(rb'["\[\]{},]')
-STRING_REST = re.compile(rb'(?:[^"\\]|\\.)*+', re.DOTALL)
+STRING_REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 OPENING, CLOSING = frozenset(b"[{"), frozenset(b"]}")
-QUOTE, COMMA = b'",'
+QUOTE, COMMA, END = b'",]'
 
 
 class Elements:
@@ -25,7 +25,7 @@ class Elements:
         self._buffer = b""
         self._start = self._at = 0  # where the element begins, and up to where it has been looked at
         self._depth = 0
-        self._quoted = self._closed = self._several = False
+        self._quoted = self._closed = self._several = self._mismatched = False
         self._state: Any = None  # the running digest of an element that is too long to keep
 
     def __iter__(self) -> Iterator[bytes | Hashed]:
@@ -47,6 +47,7 @@ class Elements:
             elif mark in CLOSING:
                 self._depth -= 1
                 self._closed = self._depth == 0
+                self._mismatched = mark != END
             if self._closed or (mark == COMMA and self._depth == 1):
                 element = self._take()
                 if isinstance(element, Hashed) or element.strip() or not self._closed or self._several:
@@ -87,7 +88,7 @@ class Elements:
         tail = self._buffer.strip()
         while not tail and (block := self._file.read(BLOCK)):
             tail = block.strip()
-        if tail:
+        if tail or self._mismatched:
             yield b"]" + tail[:BLOCK]
 
     def _cut_off(self) -> Iterator[bytes | Hashed]:

@@ -4,6 +4,7 @@ import bz2
 import csv
 import gzip
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, Any
@@ -95,7 +96,12 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._file.read(len(buffer))
-        except (OSError, EOFError, ValueError) as error:  # each library has its own for bytes that are cut off or wrong
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            zlib.error,
+        ) as error:  # each library has its own for bytes that are cut off or wrong
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"dataset: {self._path} cannot be unpacked: {reason}") from error
         self._allowed -= len(data)
@@ -155,11 +161,11 @@ def _kind_of_text(path: Path, head: bytes, packed: str) -> Format:
         return Format(name="jsonl", packed=packed)
     if told == "json":
         raise DataError(f"dataset: {path} is not a JSON list of records, nor one record a line")
-    if told in ("Parquet", "Arrow"):
-        raise DataError(f"dataset: {path} is not a readable {told} file")
-    delimiter = _delimiter(lines, told)
+    delimiter = _delimiter(head, told)
     if delimiter:
         return Format(name="csv", packed=packed, delimiter=delimiter)
+    if told in ("Parquet", "Arrow"):
+        raise DataError(f"dataset: {path} is not a readable {told} file")
     return Format(name=told or "text", packed=packed)
 
 
@@ -169,17 +175,23 @@ def _told(path: Path) -> str:
     return BY_SUFFIX.get(PurePath(name.stem).suffix if name.suffix[1:] in PACKED.values() else name.suffix, "")
 
 
-def _delimiter(lines: list[bytes], told: str) -> str:
-    """What separates the cells, where this is a table: by its name, or because all its lines have as many cells."""
-    header = lines[0].decode("utf-8", "replace") if lines else ""
-    delimiter = max("\t,;", key=header.count)
+def _delimiter(head: bytes, told: str) -> str:
+    """What separates the cells, where this is a table: by its name, or because all its rows have as many cells."""
+    text = head.decode("utf-8", "replace").lstrip()
+    header = text.partition("\n")[0]
+    delimiter = max(",\t;", key=header.count)
     if told == "csv":
-        return delimiter if delimiter in header else ","
-    if told in ("text", "markdown") or delimiter not in header or len(lines) < 2:
+        return delimiter
+    if told in ("text", "markdown") or delimiter not in header:
         return ""
-    text = [line.decode("utf-8", "replace") for line in lines[:-1]]  # the head may cut the last one
+    widths: list[int] = []
     try:
-        widths = {len(cells) for cells in csv.reader(text, delimiter=delimiter, strict=True) if cells}
+        widths.extend(
+            len(cells) for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if cells
+        )
     except csv.Error:
-        return ""
-    return delimiter if len(widths) == 1 else ""
+        if len(head) < HEAD:  # otherwise the head may have cut a cell
+            return ""
+    if len(head) == HEAD:
+        widths = widths[:-1]
+    return delimiter if len(widths) > 1 and len(set(widths)) == 1 else ""

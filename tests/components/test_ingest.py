@@ -2,20 +2,18 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.errors import DataError, ParameterError, UserError
-from components.ingest.ingest import ingest
-from components.records import path_digest, read_json, read_table, record_id
+from components.errors import DataError, ParameterError
+from components.records import path_digest, record_id
 from components.sources import pin
+from tests.components.ingesting import assert_one_line, run, write_parquet
 from tests.conftest import write_jsonl
 
 GOOD = {"instruction": "Say hello.", "context": "", "response": "Hello.", "category": "open_qa"}
@@ -24,43 +22,12 @@ GOOD_CSV = b"Say hello.,,Hello.,open_qa\n"
 SECRET = "S3CRET"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What one call of ingest left behind."""
-
-    counts: dict[str, float]
-    records: list[dict[str, Any]]
-    rejects: list[dict[str, Any]]
-    metrics: dict[str, Any]
-
-
-def run(dataset: Path | str, output: Path | None = None, **arguments: Any) -> Result:
-    """Runs ingest, into a folder beside the dataset if no other is given; by default no reject is too many."""
-    folder = output or Path(dataset).parent / "out"
-    records, rejects, metrics = folder / "records", folder / "rejects", folder / "metrics.json"
-    values: dict[str, Any] = {"dataset": str(dataset), "max_reject_fraction": 1.0, **arguments}
-    counts = ingest(
-        **values,
-        records=records,
-        rejects=rejects,
-        metrics=metrics,
-    )
-    return Result(
-        counts=counts, records=list(read_table(records)), rejects=list(read_table(rejects)), metrics=read_json(metrics)
-    )
-
-
 def row(**fields: Any) -> dict[str, Any]:
     return {**GOOD, "instruction": SECRET, **fields}
 
 
 def line(**fields: Any) -> bytes:
     return json.dumps(row(**fields)).encode()
-
-
-def write_parquet(path: Path, columns: dict[str, Any]) -> Path:
-    pq.write_table(pa.table(columns), path)
-    return path
 
 
 JSONL = {
@@ -246,7 +213,7 @@ def test_a_file_that_cannot_be_read_at_all(tmp_path: Path, name: str, content: b
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         run(path)
-    _assert_one_line(caught.value, name, message)
+    assert_one_line(caught.value, name, message)
 
 
 @settings(max_examples=40)
@@ -263,7 +230,7 @@ def test_a_damaged_parquet_file_is_read_or_refused_in_one_line(
     try:
         run(path)
     except DataError as error:
-        _assert_one_line(error, "rows.parquet")
+        assert_one_line(error, "rows.parquet")
 
 
 def test_a_cut_off_parquet_file(tmp_path: Path) -> None:
@@ -271,7 +238,7 @@ def test_a_cut_off_parquet_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError) as caught:
         run(path)
-    _assert_one_line(caught.value, "rows.parquet", "not a readable Parquet file")
+    assert_one_line(caught.value, "rows.parquet", "not a readable Parquet file")
 
 
 def test_every_format_gives_the_same_records(tmp_path: Path) -> None:
@@ -363,7 +330,7 @@ def test_a_bad_mapping_of_columns_is_named(tmp_path: Path, columns: str) -> None
     path = write_jsonl(tmp_path / "rows.jsonl", [GOOD])
     with pytest.raises(ParameterError) as caught:
         run(path, columns=columns)
-    _assert_one_line(caught.value, "columns", repr(columns), "instruction, context, response, category")
+    assert_one_line(caught.value, "columns", repr(columns), "instruction, context, response, category")
 
 
 def test_too_many_rejects_fail_and_name_the_reasons(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -374,7 +341,7 @@ def test_too_many_rejects_fail_and_name_the_reasons(tmp_path: Path, capfd: pytes
     assert run(path, max_reject_fraction=0.3).counts["rejected"] == 3
     with pytest.raises(DataError) as caught:
         run(path, max_reject_fraction=0.29)
-    _assert_one_line(
+    assert_one_line(
         caught.value, str(path), "3 of 10 rows", "wrong_type 2, empty_field 1", "row 5", "max_reject_fraction=0.29"
     )
     assert SECRET not in str(caught.value) + "".join(capfd.readouterr())
@@ -385,7 +352,7 @@ def test_a_share_of_rejects_that_is_none_is_named(tmp_path: Path, share: float) 
     path = write_jsonl(tmp_path / "rows.jsonl", [GOOD, 7])
     with pytest.raises(ParameterError) as caught:
         run(path, max_reject_fraction=share)
-    _assert_one_line(caught.value, f"max_reject_fraction={share:g}")
+    assert_one_line(caught.value, f"max_reject_fraction={share:g}")
 
 
 def test_bytes_that_changed_since_resolve_are_refused(tmp_path: Path) -> None:
@@ -395,7 +362,7 @@ def test_bytes_that_changed_since_resolve_are_refused(tmp_path: Path) -> None:
     write_jsonl(path, [GOOD, GOOD])
     with pytest.raises(DataError) as caught:
         run(path, dataset_digest=digest)
-    _assert_one_line(caught.value, str(path), "changed after it was resolved")
+    assert_one_line(caught.value, str(path), "changed after it was resolved")
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -424,14 +391,8 @@ def test_a_remote_dataset_is_read_like_a_local_one(tmp_path: Path, monkeypatch: 
 
 
 def test_dolly_15k(dolly: Path, tmp_path: Path) -> None:
-    result = run(dolly, tmp_path, max_reject_fraction=0.0)
+    result = run(dolly, tmp_path, max_reject_fraction=0.0, cleaning="control,whitespace,references,nfc")
     assert result.counts == {"rows": 15015, "records": 14810, "rejected": 0, "removed": 205}
     assert result.metrics["removed"] == {"duplicate": 16, "repeated_prompt": 189}
     assert len(result.metrics["categories"]) == 8
     assert len({record["id"] for record in result.records}) == 14810
-
-
-def _assert_one_line(error: UserError, *named: str) -> None:
-    message = str(error)
-    assert "\n" not in message
-    assert [name for name in named if name not in message] == []

@@ -1,0 +1,446 @@
+"""ingest reads every format, packing and shape alike, from one file, many, or a list of sources."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.datasets import pin_sources
+from components.datasets import sources as list_sources
+from components.errors import DataError, UserError
+from components.ingest.shapes import ALIASES
+from components.records import record_id
+from tests.components.ingesting import Result, assert_one_line, run
+from tests.conftest import ROOT, make_record, write_jsonl
+
+ROWS = [
+    {"instruction": "Größe?", "context": "a, b;\tc\nd", "response": 'The "big" one 🦩', "category": "qa"},
+    {"instruction": "2?", "context": "", "response": "= 4", "category": "math"},
+    {"instruction": "[x]", "context": "{}", "response": "five\n\n\nsix", "category": "unknown"},
+]
+
+
+def jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def json_list(rows: list[dict[str, Any]]) -> bytes:
+    return json.dumps(rows, indent=1).encode()
+
+
+def table(rows: list[dict[str, Any]], delimiter: str) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def arrow_file(rows: list[dict[str, Any]], compression: str = "lz4") -> bytes:
+    sink = io.BytesIO()
+    pyarrow.feather.write_feather(pa.Table.from_pylist(rows), sink, compression=compression)
+    return sink.getvalue()
+
+
+def arrow_stream(rows: list[dict[str, Any]]) -> bytes:
+    sink = io.BytesIO()
+    content = pa.Table.from_pylist(rows)
+    with pa.ipc.new_stream(sink, content.schema) as stream:
+        stream.write_table(content)
+    return sink.getvalue()
+
+
+FORMATS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
+    "jsonl": jsonl,
+    "json": json_list,
+    "csv": lambda rows: table(rows, ","),
+    "tsv": lambda rows: table(rows, "\t"),
+    "parquet": parquet,
+    "arrow": arrow_file,
+    "arrows": arrow_stream,
+}
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+}
+TEXT_FORMATS = ("jsonl", "json", "csv", "tsv")
+
+
+def said(result: Result) -> list[dict[str, str]]:
+    """The records' fields as ROWS has them."""
+    return [{name: record[name] for name in ROWS[0]} for record in result.records]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("format", [*TEXT_FORMATS, "arrows"])
+@pytest.mark.parametrize("name", ["rows.{format}{packing}", "rows", "rows.jsonl", "rows.csv", "rows.parquet"])
+def test_the_content_tells_the_format(tmp_path: Path, format: str, packing: str, name: str) -> None:
+    path = tmp_path / name.format(format=format, packing=packing)
+    path.write_bytes(PACKINGS[packing](FORMATS[format](ROWS)))
+    assert said(run(path)) == ROWS
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+@pytest.mark.parametrize("name", ["rows.{format}", "rows", "rows.jsonl", "rows.csv.gz"])
+def test_a_table_may_have_any_name(tmp_path: Path, format: str, name: str) -> None:
+    path = tmp_path / name.format(format=format)
+    path.write_bytes(FORMATS[format](ROWS))
+    assert said(run(path)) == ROWS
+
+
+@pytest.mark.parametrize("format", TEXT_FORMATS)
+def test_a_byte_order_mark_and_crlf_change_nothing(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"rows.{format}"
+    rows = [{**row, "context": "one line"} for row in ROWS]
+    rows[2]["response"] = "five"
+    content = FORMATS[format](rows).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + content)
+    assert said(run(path)) == rows
+
+
+@pytest.mark.parametrize("many", [3, 3000])
+def test_a_large_file_of_each_format_gives_the_same_records(tmp_path: Path, many: int) -> None:
+    rows = [
+        {"instruction": f"q {number} " + '\\"[{' * (number % 9), "response": "r" * (number % 700 + 1)}
+        for number in range(many)
+    ]
+    for format in ("jsonl", "json", "parquet", "arrow", "arrows"):
+        (tmp_path / f"rows.{format}").write_bytes(FORMATS[format](rows))
+    results = [run(tmp_path / f"rows.{format}") for format in ("jsonl", "json", "parquet", "arrow", "arrows")]
+    ids = [record["id"] for record in results[0].records]
+    assert len(ids) == many
+    assert [[record["id"] for record in result.records] for result in results] == [ids] * 5
+
+
+def test_a_dictionary_column_of_a_table_is_text(tmp_path: Path) -> None:
+    column = pa.array(["yes", "no", "yes"]).dictionary_encode()
+    content = pa.table({"question": ["a", "b", "c"], "answer": column, "blob": [b"x", b"y", b"z"]})
+    pq.write_table(content, tmp_path / "rows.parquet")
+    pyarrow.feather.write_feather(content, tmp_path / "rows.arrow")
+    for name in ("rows.parquet", "rows.arrow"):
+        assert [record["response"] for record in run(tmp_path / name).records] == ["yes", "no", "yes"]
+
+
+def test_paragraphs_of_text_are_records_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "manual.txt"
+    path.write_bytes(b"One,\r\ntwo.\r\n\r\n \r\nThree, four.\r\n\r\n\xff\r\n\r\nFive.")
+    result = run(path)
+    assert [record["response"] for record in result.records] == ["One,\ntwo.", "Three, four.", "Five."]
+    assert {(record["instruction"], record["context"], record["history"]) for record in result.records} == {
+        ("", "", "")
+    }
+    assert [(reject["position"], reject["reason"]) for reject in result.rejects] == [(7, "invalid_text")]
+    assert result.records[0]["id"] == record_id("", "", "One, two.")
+
+
+def test_sections_of_markdown_are_records_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "guide.md"
+    text = "Before.\n\n# One\n\n```sh\n# no heading\n```\n\n#hashtag\n## Two\n\n- a\n- b\n"
+    path.write_text(text, encoding="utf-8")
+    sections = ["Before.", "# One\n\n```sh\n# no heading\n```\n\n#hashtag", "## Two\n\n- a\n- b"]
+    assert [record["response"] for record in run(path).records] == sections
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([{"Question": "q", "Answer": "a"}], ("q", "", "a")),
+        ([{"prompt": "q", "completion": "a"}], ("q", "", "a")),
+        ([{"instruction": "q", "input": "c", "output": "a"}], ("q", "c", "a")),
+        ([{"input": "q", "output": "a"}], ("q", "", "a")),
+        ([{"text": "a"}], ("", "", "a")),
+        ([{"code": "a", "path": "x.py"}], ("", "", "a")),
+        ([{"content": "a", "path": "x.py"}], ("", "", "a")),
+        ([{"body": "a"}], ("", "", "a")),
+        ([{"title": "t", "body": "a"}], None),
+    ],
+)
+def test_shapes_are_told_by_the_names_of_columns(
+    tmp_path: Path, rows: list[dict[str, str]], expected: tuple[str, str, str] | None
+) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    if expected is None:
+        with pytest.raises(DataError, match="missing_field 1; read as jsonl: instruction, response"):
+            run(path)
+        assert run(path, columns="text=body,category=title").counts["records"] == 1
+        return
+    (record,) = run(path).records
+    assert (record["instruction"], record["context"], record["response"]) == expected
+
+
+OPENAI = [
+    {"role": "system", "content": " Be short. "},
+    {"role": "user", "content": "One?"},
+    {"role": "assistant", "content": "1"},
+    {"role": "user", "content": [{"type": "text", "text": "Two"}, {"type": "text", "text": "?"}]},
+    {"role": "assistant", "content": "2"},
+]
+SHAREGPT = [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "1"}]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "json", "parquet", "arrow", "arrows"])
+def test_a_conversation_gives_a_record_for_each_answer(tmp_path: Path, format: str) -> None:
+    turns = [*OPENAI[:3], {"role": "user", "content": "Two?"}, OPENAI[4]]
+    path = tmp_path / f"rows.{format}"
+    path.write_bytes(
+        FORMATS[format]([{"messages": turns, "category": "sums"}, {"messages": turns[1:3], "category": None}])
+    )
+    first, second, third = run(path).records
+    assert [(record["instruction"], record["response"]) for record in (first, second, third)] == [
+        ("One?", "1"),
+        ("Two?", "2"),
+        ("One?", "1"),
+    ]
+    system = {"role": "system", "content": "Be short."}
+    assert json.loads(first["history"]) == [system]
+    assert json.loads(second["history"]) == [system, *turns[1:3]]
+    assert (third["history"], third["category"], second["category"]) == ("", "unknown", "sums")
+
+
+@pytest.mark.parametrize(
+    ("messages", "outcome"),
+    [
+        (OPENAI, 2),
+        (SHAREGPT, 1),
+        ([{"from": "system", "value": ""}, *SHAREGPT], 1),
+        ([{"role": "Human", "content": "q"}, {"role": "model", "content": "a"}], 1),
+        ([], "empty_field"),
+        ([OPENAI[0]], "empty_field"),
+        ([SHAREGPT[0], {"from": "gpt", "value": " "}], "empty_field"),
+        ([SHAREGPT[0]], "wrong_role_order"),
+        ([*SHAREGPT, SHAREGPT[0]], "wrong_role_order"),
+        (SHAREGPT[::-1], "wrong_role_order"),
+        ([*SHAREGPT, OPENAI[0], *SHAREGPT], "wrong_role_order"),
+        ([SHAREGPT[0], {"role": "tool", "content": "a"}], "wrong_role_order"),
+        ([{"role": "user"}], "missing_field"),
+        ([{"content": "a"}], "missing_field"),
+        ([{"role": "user", "content": 1}], "wrong_type"),
+        ([{"role": 1, "content": "a"}], "wrong_type"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "wrong_type"),
+        (["user: hi"], "wrong_type"),
+        ("user: hi", "wrong_type"),
+        ({"role": "user"}, "wrong_type"),
+        (None, "missing_field"),
+        ([{"role": "user", "content": "\ud800"}], "invalid_text"),
+    ],
+)
+def test_conversations_that_are_none_are_rejected(tmp_path: Path, messages: Any, outcome: int | str) -> None:
+    path = write_jsonl(
+        tmp_path / "rows.jsonl",
+        [{"conversations": [{"from": "human", "value": "Zero?"}, SHAREGPT[1]]}, {"conversations": messages}],
+    )
+    result = run(path)
+    assert len(result.records) - 1 == (outcome if isinstance(outcome, int) else 0)
+    assert [reject["reason"] for reject in result.rejects] == ([outcome] if isinstance(outcome, str) else [])
+
+
+def test_an_optional_column_may_be_missing_in_the_first_rows(tmp_path: Path) -> None:
+    rows: list[dict[str, str]] = [{"question": "q", "answer": "a"}, {"question": "q", "answer": "b", "input": "c"}]
+    assert [record["context"] for record in run(write_jsonl(tmp_path / "rows.jsonl", rows)).records] == ["", "c"]
+
+
+def test_plain_text_repeats_only_as_a_whole(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": text} for text in ("One.", "Two.", "ONE. ", "Three.")])
+    result = run(path)
+    assert [record["response"] for record in result.records] == ["One.", "Two.", "Three."]
+    assert result.metrics["removed"] == {"duplicate": 1}
+
+
+def test_a_folder_and_a_glob_are_read_in_the_order_of_names(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("b.jsonl", "a/z.csv", "a/.hidden.jsonl", "_SUCCESS", "README.md", ".git/x.jsonl", "c.md"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(f"text\n{name}\n".encode() if name.endswith("csv") else jsonl([{"text": name}]))
+    folder = run(data, tmp_path / "out")
+    assert [record["source"] for record in folder.records] == ["a/z.csv", "b.jsonl", "c.md"]
+    assert [record["response"] for record in folder.records] == ["a/z.csv", "b.jsonl", "c.md"]
+    glob = run(f"{data}/*.[jm]*", tmp_path / "out")
+    assert [record["source"] for record in glob.records] == ["b.jsonl", "c.md"]
+    deep = run(f"{data}/**/*.csv", tmp_path / "out")
+    assert [record["source"] for record in deep.records] == ["a/z.csv"]
+
+
+def test_a_folder_is_pinned_by_its_names_and_bytes(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        write_jsonl(tmp_path / place / "a.jsonl", [{"text": "a"}])
+    digests = {pin_sources(str(tmp_path / place))[0].digest for place in ("here", "there", "here/*.jsonl")}
+    assert len(digests) == 1
+    (tmp_path / "here" / ".hidden").write_bytes(b"1")
+    assert pin_sources(str(tmp_path / "here"))[0].digest in digests
+    (tmp_path / "here" / "a.jsonl").rename(tmp_path / "here" / "b.jsonl")
+    assert pin_sources(str(tmp_path / "here"))[0].digest not in digests
+
+
+LIST = """\
+sources:
+  - dataset: faq.csv
+    name: faq
+    license: cc-by-4.0
+    columns: {instruction: q, response: a}
+  - dataset: more/*.jsonl
+    weight: 0.25
+"""
+
+
+def sources(folder: Path, text: str = LIST, many: int = 400) -> Path:
+    """A list of sources with its files: two answers in a CSV, and many texts in two files."""
+    (folder / "more").mkdir(parents=True)
+    (folder / "faq.csv").write_text("q,a\nOne?,1\nTwo?,2\n,\n", encoding="utf-8")
+    for half in (0, 1):
+        rows = [{"text": f"Text {number}."} for number in range(many) if number % 2 == half]
+        write_jsonl(folder / "more" / f"{half}.jsonl", rows)
+    (folder / "list.yaml").write_text(text, encoding="utf-8")
+    return folder / "list.yaml"
+
+
+def test_a_list_names_sources_with_licence_columns_and_weight(tmp_path: Path) -> None:
+    result = run(sources(tmp_path / "data"), license="cc0-1.0")
+    faq, more = result.metrics["sources"].values()
+    assert list(result.metrics["sources"]) == ["faq", "*.jsonl"]
+    assert (faq["rows"], faq["records"], faq["rejected"], faq["license"]) == (3, 2, {"empty_field": 1}, "cc-by-4.0")
+    assert more["rows"] == 400
+    assert more["removed"] == {"not_sampled": 400 - more["records"]}
+    assert 70 <= more["records"] <= 130
+    assert result.metrics["license"] == "cc-by-4.0, cc0-1.0"
+    assert {(record["source"], record["license"]) for record in result.records} == {
+        ("faq/faq.csv", "cc-by-4.0"),
+        ("0.jsonl", "cc0-1.0"),
+        ("1.jsonl", "cc0-1.0"),
+    }
+    assert result.rejects[0]["source"] == "faq/faq.csv"
+
+
+def test_a_larger_weight_only_adds_records_and_more_data_moves_none(tmp_path: Path) -> None:
+    def kept(name: str, weight: float, many: int = 400) -> set[str]:
+        path = sources(tmp_path / name, LIST.replace("0.25", str(weight)), many)
+        return {record["id"] for record in run(path).records}
+
+    half = kept("half", 0.5)
+    assert kept("tenth", 0.1) < half < kept("whole", 1)
+    assert half < kept("grown", 0.5, 800)
+
+
+def test_a_record_that_one_source_leaves_out_another_may_give(tmp_path: Path) -> None:
+    again = "  - dataset: more/0.jsonl\n    name: again\n"
+    result = run(sources(tmp_path / "data", LIST + again))
+    assert {f"Text {number}." for number in range(0, 400, 2)} <= {record["response"] for record in result.records}
+    assert result.metrics["sources"]["again"]["removed"]["duplicate"] > 0
+
+
+def test_a_list_is_pinned_by_what_it_says_and_what_it_names(tmp_path: Path) -> None:
+    here, there = sources(tmp_path / "here"), sources(tmp_path / "there")
+    digest = pin_sources(str(here))[0].digest
+    assert pin_sources(str(there))[0].digest == digest
+    there.write_text(LIST.replace("cc-by-4.0", "mit"), encoding="utf-8")
+    assert pin_sources(str(there))[0].digest != digest
+    write_jsonl(here.parent / "more" / "0.jsonl", [{"text": "other"}])
+    assert pin_sources(str(here))[0].digest != digest
+    with pytest.raises(DataError, match="changed after it was resolved"):
+        run(here, dataset_digest=digest)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "one list, sources"),
+        ("sources: []", "one list, sources"),
+        ("- dataset: a.csv", "one list, sources"),
+        ("sources: [faq.csv]", "source 1"),
+        ("sources: [{name: faq}]", "dataset"),
+        ("sources: [{dataset: faq.csv, split: train}]", "weight"),
+        ("sources: [{dataset: faq.csv, weight: 0}]", "weight=0 must be above 0 and at most 1"),
+        ("sources: [{dataset: faq.csv, weight: 2}]", "weight=2"),
+        ("sources: [{dataset: faq.csv, weight: half}]", "weight='half'"),
+        ("sources: [{dataset: faq.csv, columns: {question: a}}]", "instruction, context, response"),
+        ("sources: [{dataset: faq.csv, columns: a=b}]", "columns='a=b'"),
+        ("sources: [{dataset: 7}]", "dataset=7"),
+        ("sources: [{dataset: list.yaml}]", "list its sources here"),
+        ("sources: [{dataset: none.csv}]", "none.csv does not exist"),
+        ("sources: [{dataset: none/*.csv}]", "no file matches"),
+        ("sources: [{dataset: faq.csv}", "not YAML"),
+        ("[" * 400, "not YAML"),
+        ("sources: &a [*a]", "source 1"),
+        ("\x00", "not YAML"),
+    ],
+)
+def test_a_list_that_is_none_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = sources(tmp_path / "data", text)
+    with pytest.raises(UserError) as caught:
+        run(path)
+    assert_one_line(caught.value, "dataset", named)
+
+
+@settings(max_examples=15)
+@given(
+    records=st.lists(st.builds(make_record, st.text(min_size=1), st.text(min_size=1), st.text(), st.text()), max_size=8)
+)
+def test_any_text_comes_out_of_every_format_as_it_went_in(tmp_path: Path, records: list[dict[str, str]]) -> None:
+    rows = [{name: record[name] for name in ROWS[0]} for record in records]
+    outcomes: list[Any] = []
+    for format in ("jsonl", "json", "parquet", "arrow", "arrows"):
+        path = tmp_path / f"rows.{format}"
+        path.write_bytes(FORMATS[format](rows) if rows else jsonl([]))
+        try:
+            result = run(path)
+        except DataError:
+            outcomes.append(None)
+            continue
+        outcomes.append((said(result), [(reject["position"], reject["reason"]) for reject in result.rejects]))
+    assert outcomes == outcomes[:1] * 5
+
+
+def test_a_store_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    store = fsspec.filesystem("memory")
+    names = ("list/a.jsonl", "list/b/c.csv.gz", "list/_SUCCESS", "list/x.yaml")
+    contents = (jsonl([{"text": "a"}]), gzip.compress(b"text\nc\nd\n"), b"", b"sources:\n  - dataset: a.jsonl\n")
+    try:
+        store.pipe({f"/formats/{name}": content for name, content in zip(names, contents, strict=True)})
+        assert [r["source"] for r in run("memory://formats/list/*.jsonl", tmp_path / "out").records] == ["a.jsonl"]
+        listed = run("memory://formats/list/x.yaml", tmp_path / "out")
+        assert [record["response"] for record in listed.records] == ["a"]
+        store.rm("/formats/list/x.yaml")
+        folder = run("memory://formats/list", tmp_path / "out")
+        assert [record["source"] for record in folder.records] == ["a.jsonl", "b/c.csv.gz", "b/c.csv.gz"]
+    finally:
+        store.rm("/formats", recursive=True)
+
+
+def test_the_guide_prints_what_ingest_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    blocks = [block.partition("\n")[2] for block in guide.split("```")[1::2]]
+    monkeypatch.chdir(tmp_path)
+    Path("faq.csv").write_text(blocks[0], encoding="utf-8")
+    (reject,) = run("faq.csv", max_reject_fraction=0.5).rejects
+    assert (reject["source"], reject["position"], reject["reason"]) == ("faq.csv", 4, "empty_field")
+    assert blocks[1].splitlines()[-1] in capsys.readouterr().out
+    with pytest.raises(DataError) as caught:
+        run("faq.csv", max_reject_fraction=0.1)
+    assert blocks[2].strip() == f"ingest: {caught.value}"
+    Path("sources.yaml").write_text(blocks[3], encoding="utf-8")
+    assert len(list_sources("sources.yaml")) == 4
+    for aliases in ALIASES.values():
+        assert ", ".join(aliases) in guide
