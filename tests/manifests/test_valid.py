@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pipeline.compile import compile_profile
 from pipeline.settings import STEPS, load
 from tests.golden import FOLDER
 from tests.manifests.rendering import (
@@ -201,8 +202,10 @@ def test_an_overlay_brings_its_storage_and_taints(overlay: str, classes: list[st
 
 
 @pytest.mark.parametrize("overlay", ["gke", "eks", "aks", "on-prem", "kueue", "kind"])
-def test_an_overlays_profile_places_the_steps_that_want_gpus(overlay: str) -> None:
-    settings = load(str(MANIFESTS / "overlays" / overlay / "profile.yaml"))
+def test_an_overlays_profile_compiles_and_places_the_steps_that_want_gpus(overlay: str) -> None:
+    profile = str(MANIFESTS / "overlays" / overlay / "profile.yaml")
+    assert ":latest" not in compile_profile(profile)
+    settings = load(profile)
     assert set(settings.resources) == set(STEPS)
     gpu_steps = {step for step, wanted in settings.resources.items() if wanted.gpus}
     assert gpu_steps == ({"train", "evaluate"} if overlay != "kind" else set())
