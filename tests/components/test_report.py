@@ -64,6 +64,7 @@ def inputs() -> dict[str, Any]:
             "records": 107,
             "removed": {"too_long": 3},
             "too_long_by_category": {"open_qa": 3},
+            "truncated_by_category": {"closed_qa": 7, "open_qa": 5},
             "neutralised": 4,
             "max_length": 512,
             "template": "dolly",
@@ -155,6 +156,12 @@ def test_drawings_name_what_they_show(tmp_path: Path) -> None:
         assert shown in text
     for shown in ("not_json", "wrong_type", "duplicate", "too_long", "near_duplicate_of_test", "open_qa", "closed_qa"):
         assert shown in text
+
+
+def test_what_did_not_fit_is_counted_by_category(tmp_path: Path) -> None:
+    text = Page(write_page(tmp_path, inputs())).text
+    assert "they are dropped (open_qa 3)" in text
+    assert "The end of the context was cut from closed_qa 7, open_qa 5, so that they fit." in text
 
 
 def test_figures_stand_in_the_tables(tmp_path: Path) -> None:
