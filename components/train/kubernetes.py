@@ -238,9 +238,11 @@ class Listing:
                 backoff.reset()
                 yield "LISTED", listed["items"]
                 yield from self._watch(listed["metadata"]["resourceVersion"])
+                stop.wait(self._cluster.pace.first_delay)  # a watch that ends at once must not become a storm
             except (ApiException, HTTPError, OSError, json.JSONDecodeError) as error:
                 if isinstance(error, ApiException) and error.status == 410:
-                    continue  # what was listed is too old to be watched from
+                    stop.wait(self._cluster.pace.first_delay)  # what was listed is too old to be watched from
+                    continue
                 if isinstance(error, ApiException) and not self._cluster.passes(error):
                     raise ClusterError(f"cannot watch the cluster: {reason(error)}") from None
                 backoff.wait("watch the cluster", error, stop)

@@ -15,6 +15,7 @@ MANAGER = f"{PREFIX}launcher"
 ATTEMPT, TRAINING = f"{PREFIX}attempt", f"{PREFIX}training"
 # What admission and controllers write into a spec; none of it was asked for, so none of it is a difference.
 SERVER_FIELDS = ("managedBy", "suspend", "time")
+OF_THE_STEP = ("KFP_", "MLFLOW_")
 QUANTITIES = ("limits", "requests", "sizeLimit")
 
 
@@ -183,8 +184,7 @@ def _trainer(training: Training, settings: JobSettings) -> dict[str, Any]:
         limits[gpu] = str(processes)
         requests[gpu] = str(processes)
     env = [{"name": name, "value": value} for name, value in sorted(training.env.items())]
-    # credentials stay with the launcher, which fetches what needs them
-    given = [entry for entry in training.task_config.get("env") or [] if not _is_secret(entry)]
+    given = sorted((entry for entry in training.task_config.get("env") or [] if _is_for_pods(entry)), key=_name)
     return {
         "image": training.image,
         "command": list(training.command),
@@ -198,8 +198,13 @@ def _trainer(training: Training, settings: JobSettings) -> dict[str, Any]:
     }
 
 
-def _is_secret(entry: Mapping[str, Any]) -> bool:
-    return "secretKeyRef" in (entry.get("valueFrom") or {})
+def _is_for_pods(entry: Mapping[str, Any]) -> bool:
+    """Not credentials, which stay with the launcher, and not what KFP tells each try of the step anew."""
+    return "secretKeyRef" not in (entry.get("valueFrom") or {}) and not entry["name"].startswith(OF_THE_STEP)
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return str(entry["name"])
 
 
 def _patch(training: Training, settings: JobSettings) -> dict[str, Any]:

@@ -150,9 +150,10 @@ def test_what_a_trainjob_cannot_carry_is_refused() -> None:
         train_job(RUN, replace(TRAINING, task_config=task), SETTINGS)
 
 
-def test_credentials_stay_with_the_launcher() -> None:
+def test_credentials_and_what_changes_with_each_try_stay_with_the_launcher() -> None:
     token = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "private-llm-hub", "key": "token"}}}
-    training = replace(TRAINING, task_config=H100 | {"env": [*H100["env"], token]})
+    of_this_try = {"name": "MLFLOW_RUN_ID", "value": "5"}
+    training = replace(TRAINING, task_config=H100 | {"env": [of_this_try, *reversed(H100["env"]), token]})
     assert train_job(RUN, training, SETTINGS) == train_job(RUN, TRAINING, SETTINGS)
 
 
