@@ -1,15 +1,17 @@
 """Where datasets and models come from: local paths and a real fsspec store; the hub is never reached here."""
 
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
 
 from components.errors import DataError, ModelError, UserError
 from components.records import path_digest
-from components.sources import Kind, Pinned, check_local, fetch, pin, where
+from components.sources import Kind, Pinned, check_local, fetch, fetch_files, pin, where
 
 
 @pytest.fixture
@@ -166,6 +168,48 @@ def test_a_source_elsewhere_that_cannot_be_read(uri: str, kind: Kind, named: lis
     with pytest.raises(DataError if kind == "dataset" else ModelError) as caught:
         pin(uri, kind)
     _assert_one_line(caught.value, *named)
+
+
+class _Page(BaseHTTPRequestHandler):
+    """Serves one file that holds a link, without a word on when it changed."""
+
+    content = b""
+    asked: ClassVar[set[str]] = set()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.asked.add(self.path)
+        self.send_response(200 if self.path == "/rows.jsonl" else 404)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(self.content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Prints nothing."""
+
+
+def test_a_file_on_a_web_server_is_pinned_by_its_bytes_and_its_links_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}/rows.jsonl"
+        _Page.content = f'{{"text": "<a href={uri}/more.jsonl>"}}'.encode()
+        pinned = pin(uri, "dataset")
+        (path,) = fetch_files(pinned).values()
+        assert (path.name, path.read_bytes()) == ("rows.jsonl", _Page.content)
+        _Page.content = _Page.content.replace(b"more", b"less")
+        assert pin(uri, "dataset").digest != pinned.digest
+        with pytest.raises(DataError, match="changed after it was resolved"):
+            fetch_files(pinned)
+        with pytest.raises(DataError, match="cannot list"):
+            pin(f"{uri}.gone", "dataset")
+        server.shutdown()
+    assert _Page.asked == {"/rows.jsonl", "/rows.jsonl.gone"}
 
 
 def _assert_one_line(error: UserError, *named: str) -> None:
