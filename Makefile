@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 IMAGES ?= data train-cuda
 KILLS ?= 5
 
-.PHONY: help setup demo test test-faults check format bench generate images locks clean
+.PHONY: help setup demo test test-faults check format bench generate images locks screenshot clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ images: ## build the container images, and their SBOMs into build/: make images 
 
 locks: setup ## pin again, with hashes, what the images hold
 	UV=$(CURDIR)/$(BIN)/uv docker/lock.sh
+
+screenshot: setup ## a picture of a report, by Debian's chromium: make screenshot REPORT=runs/demo/report.html
+	$(BIN)/python -m tests.browser $(REPORT) build/screenshots/report.png
 
 clean: ## remove the environment and what runs left
 	rm -rf $(VENV) runs build *.egg-info

@@ -19,7 +19,10 @@ from pipeline.kfp_glue import Placement, as_pipeline, in_shards
 from pipeline.settings import Settings
 
 # What only says where things are, or what a report shows; everything else decides what the result is.
-NOT_CONFIGURATION = ("dataset", "base_model", "registry", "checkpoints", "include_samples")
+NOT_CONFIGURATION = (
+    *("dataset", "base_model", "registry", "checkpoints", "include_samples"),
+    "price_per_accelerator_hour",
+)
 
 
 class Outputs(NamedTuple):
@@ -153,6 +156,9 @@ def build(settings: Settings) -> Any:
                 evaluation=scored["evaluation"],
                 verdict=decision["verdict"],
                 registered=entry["registered"],
+                pinned=dict(pins),
+                configuration=configuration,
+                price_per_accelerator_hour=p["price_per_accelerator_hour"],
             )
         ).outputs
 

@@ -145,6 +145,9 @@ class Parameters:
     max_regression: float = parameter(
         0.0, "Share by which bits per byte may exceed the champion's.", minimum=0, below=1
     )
+    price_per_accelerator_hour: float = parameter(
+        0.0, "What an hour of a training process costs, in any currency, for the report; 0: not shown.", minimum=0
+    )
     registry: str = parameter(
         "http://mlflow:5000",
         "Model registry: http(s)://HOST or sqlite:///FILE (MLflow), or kubeflow://HOST:PORT?artifacts=URI.",

@@ -15,6 +15,9 @@ def report(
     evaluation: Input[Metrics],
     verdict: Input[Artifact],
     registered: Input[Artifact],
+    pinned: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
+    configuration: dict,  # type: ignore[type-arg]
+    price_per_accelerator_hour: float,
     page: Output[HTML],
 ) -> None:
     """Write one self-contained page about the run."""
@@ -22,14 +25,11 @@ def report(
 
     from components.report.report import report as run
 
+    files = {"ingested": ingested, "tokenized": tokenized, "divided": divided, "trained": trained, "curves": curves}
+    more = {"evaluation": evaluation, "verdict": verdict, "registered": registered, "page": page}
     run(
-        ingested=Path(ingested.path),
-        tokenized=Path(tokenized.path),
-        divided=Path(divided.path),
-        trained=Path(trained.path),
-        curves=Path(curves.path),
-        evaluation=Path(evaluation.path),
-        verdict=Path(verdict.path),
-        registered=Path(registered.path),
-        page=Path(page.path),
+        **{name: Path(artifact.path) for name, artifact in {**files, **more}.items()},
+        pinned={name: value for name, value in pinned.items() if name != "registry_id"},
+        configuration=configuration,
+        price_per_accelerator_hour=price_per_accelerator_hour,
     )

@@ -1,7 +1,9 @@
 """Plots as SVG text to stand inside a page. Colours follow the page's, in light and dark."""
 
 import io
+import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -10,7 +12,10 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt  # after the backend is chosen
 from matplotlib.figure import Figure
 
-COLOURS = ("#1f6feb", "#d9822b", "#2da44e")
+# Each at least 3:1 against white and against the page's dark paper.
+COLOURS = ("#1f6feb", "#b35900", "#1f883d")
+WIDTH, HEIGHT = 4.6, 2.8  # inches: text stays legible when a phone shows it whole
+LABEL = 24  # characters
 # Set once: ids that do not change from run to run, text that stays text, no date in the file.
 plt.rcParams.update(
     {
@@ -21,24 +26,35 @@ plt.rcParams.update(
         "text.parse_math": False,
     }
 )
+# A group's bars: by name its value, and the interval around it where there is one.
+Bars = dict[str, tuple[float, Sequence[float] | None]]
 
 
-def curve(history: list[dict[str, float]]) -> str:
-    """Training and held-out loss by optimizer step."""
-    figure, axes = _axes(7, 3)
-    for colour, name, label in zip(COLOURS, ("loss", "eval_loss"), ("training", "held out"), strict=False):
-        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+def lines(history: list[dict[str, float]], series: dict[str, str], label: str) -> str:
+    """What training logged, by optimizer step; empty when it logged none of the series.
+
+    Args:
+        series: the field of an entry, and what the reader sees for it.
+    """
+    present = {name: [(entry["step"], entry[name]) for entry in history if name in entry] for name in series}
+    if not any(present.values()):
+        return ""
+    figure, axes = _axes(HEIGHT)
+    for colour, style, (name, points) in zip(COLOURS, ("-", "--", ":"), present.items(), strict=False):
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=colour, marker="o", markersize=3)
+            marker = "o" if len(points) < 60 else None
+            drawn = {"color": colour, "linestyle": style, "marker": marker, "markersize": 3}
+            axes.plot(*zip(*points, strict=True), label=series[name], **drawn)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss (nats per target token)")
-    axes.legend(frameon=False)
+    axes.set_ylabel(label)
+    if len(series) > 1:
+        axes.legend(frameon=False)
     return _svg(figure)
 
 
 def length_histogram(lengths: dict[str, Any], limit: int) -> str:
     """Records by length in tokens, with the length from which they are dropped."""
-    figure, axes = _axes(7, 3)
+    figure, axes = _axes(HEIGHT)
     width, counts = lengths["width"], lengths["counts"]
     axes.bar([index * width for index in range(len(counts))], counts, width=width, align="edge", color=COLOURS[0])
     shown = len(counts) * width
@@ -50,29 +66,47 @@ def length_histogram(lengths: dict[str, Any], limit: int) -> str:
     return _svg(figure)
 
 
-def bars(label: str, groups: dict[str, dict[str, float]]) -> str:
+def bars(label: str, groups: dict[str, Bars]) -> str:
     """Horizontal bars by name, one colour a group; names that a group lacks take no bar."""
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     if not names:
         return ""
-    figure, axes = _axes(7, 0.8 + 0.16 * len(names) * (len(groups) + 1))
+    figure, axes = _axes(0.8 + 0.17 * len(names) * (len(groups) + 1))
     height = 0.8 / len(groups)
     for index, (group, values) in enumerate(groups.items()):
-        present = [(row + index * height, values[name]) for row, name in enumerate(names) if name in values]
+        present = [(row + index * height, *values[name]) for row, name in enumerate(names) if name in values]
         if present:
-            rows, widths = zip(*present, strict=True)
-            drawn = axes.barh(rows, widths, height=height, label=group, color=COLOURS[index])
-            axes.bar_label(drawn, fmt=lambda value: f"{value:,.4g}", padding=3, fontsize=8)
-    axes.set_yticks([row + height * (len(groups) - 1) / 2 for row in range(len(names))], names)
+            _draw_bars(axes, present, height=height, label=group, color=COLOURS[index])
+    axes.set_yticks([row + height * (len(groups) - 1) / 2 for row in range(len(names))], [_short(n) for n in names])
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.2)
     axes.set_xlabel(label)
-    axes.legend(frameon=False)
+    if len(groups) > 1:
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.6 / figure.get_figheight()), ncols=3)
     return _svg(figure)
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+def _draw_bars(axes: Any, present: list[tuple[float, float, Sequence[float] | None]], **style: Any) -> None:
+    rows, widths, intervals = zip(*present, strict=True)
+    errors = None
+    if any(intervals):
+        spans = zip(
+            widths, (around or (width, width) for width, around in zip(widths, intervals, strict=True)), strict=True
+        )
+        # a bootstrap interval need not hold the point value
+        errors = list(zip(*((max(0, width - low), max(0, high - width)) for width, (low, high) in spans), strict=True))
+    whiskers = {"elinewidth": 1, "capsize": 2, "ecolor": "#000000"}
+    drawn = axes.barh(rows, widths, xerr=errors, error_kw=whiskers, **style)
+    axes.bar_label(drawn, fmt=lambda value: f"{value:,.4g}", padding=3, fontsize=8)
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for its bar; the tables have it whole."""
+    return name if len(name) <= LABEL else name[: LABEL - 1] + "…"
+
+
+def _axes(height: float) -> tuple[Figure, Any]:
+    figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -90,5 +124,13 @@ def _svg(figure: Figure) -> str:
         )
     plt.close(figure)
     svg = buffer.getvalue()
-    # only the drawing: a page needs no XML declaration; black becomes the page's own text colour
-    return svg[svg.index("<svg") :].replace("#000000", "currentColor").replace("<svg ", '<svg fill="currentColor" ', 1)
+    # only the drawing: a page needs no XML declaration; black becomes the page's own text colour; what the drawing
+    # says stands in the figure's label and in tables
+    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # names of parts, which every drawing has
+    return svg.replace("<svg ", '<svg fill="currentColor" aria-hidden="true" ', 1)
+
+
+def own_ids(svg: str, prefix: str) -> str:
+    """The drawing with ids that no other one on the page has."""
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)

@@ -1,11 +1,14 @@
 """One self-contained HTML page about a run. No script, nothing loaded from elsewhere."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from components.errors import ParameterError
 from components.records import read_json
-from components.report.plots import bars, curve, length_histogram
+from components.report.sections import costs, drawings, funnel, lineage
 
 
 def report(
@@ -18,6 +21,9 @@ def report(
     evaluation: Path,
     verdict: Path,
     registered: Path,
+    pinned: dict[str, str] | None = None,
+    configuration: dict[str, Any] | None = None,
+    price_per_accelerator_hour: float = 0.0,
     page: Path,
 ) -> None:
     """Writes the report of a run.
@@ -31,34 +37,50 @@ def report(
         evaluation: evaluate's figures.
         verdict: gate's verdict.
         registered: What register registered.
+        pinned: What resolve pinned, for the lineage.
+        configuration: The run's parameters, for the lineage.
+        price_per_accelerator_hour: What an hour of a training process costs, in any currency; 0: no price is shown.
         page: Where to write the page (HTML).
+
+    Raises:
+        ParameterError: a negative price.
     """
+    if price_per_accelerator_hour < 0:
+        raise ParameterError(f"price_per_accelerator_hour={price_per_accelerator_hour:g} must be at least 0")
     data, tokens, sides, training = (read_json(path) for path in (ingested, tokenized, divided, trained))
-    figures = read_json(evaluation)
-    models = figures["models"]
-    removed = {**data["removed"], **tokens["removed"], **sides["removed"]}
-    plots = {
-        "loss": curve(read_json(curves)),
-        "lengths": length_histogram(tokens["lengths"], tokens["max_length"]),
-        "rejects": bars("rows", {"rejected": data["rejected"], "removed": removed}),
-        "categories": bars("perplexity", {name: models[name]["categories"] for name in models}),
-    }
-    environment = Environment(
-        loader=PackageLoader("components.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = lambda share: f"{share:.1%}"
-    html = environment.get_template("page.html").render(
-        data=data,
-        tokens=tokens,
-        sides=sides,
-        training=training,
-        figures=figures,
-        models=models,
-        removed=removed,
-        verdict=read_json(verdict),
-        registered=read_json(registered),
-        plots=plots,
+    figures, entry = read_json(evaluation), read_json(registered)
+    html = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            data=data,
+            tokens=tokens,
+            figures=figures,
+            verdict=read_json(verdict),
+            registered=entry,
+            funnel=funnel(data, tokens, sides),
+            costs=costs(training, price_per_accelerator_hour),
+            plots=drawings(data, tokens, sides, read_json(curves), figures),
+            lineage=lineage(pinned or {}, data.get("license", ""), entry),
+            configuration=configuration or {},
+        )
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(html, encoding="utf-8")
     print(f"report: written, {page.stat().st_size // 1024} KiB")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("components.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"figure": _figure, "span": _span, "share": lambda value: f"{value:.1%}"}
+    return environment
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _span(interval: Sequence[float] | None, digits: int = 3) -> str:
+    return "–" if interval is None else f"{_figure(interval[0], digits)} to {_figure(interval[1], digits)}"

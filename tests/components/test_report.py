@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from components.errors import ParameterError
 from components.records import path_digest, write_json
 from components.report.report import report
 
@@ -30,6 +31,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
         self.attributes += [(name, value or "") for name, value in attrs]
+        if tag in ("td", "th"):
+            self.text += " "
         if tag == "svg":
             self.drawings.update(str(held["aria-label"]) for name, held in self.open if name == "figure")
         if tag not in VOID:
@@ -105,11 +108,12 @@ def inputs() -> dict[str, Any]:
     }
 
 
-def write_page(folder: Path, content: dict[str, Any]) -> str:
+def write_page(folder: Path, content: dict[str, Any], **more: Any) -> str:
     for name, value in content.items():
         write_json(folder / f"{name}.json", value)
     page = folder / "new" / "report.html"
-    report(**{name: folder / f"{name}.json" for name in content}, page=page)
+    files: dict[str, Any] = {name: folder / f"{name}.json" for name in content}
+    report(**files, **more, page=page)
     return page.read_text(encoding="utf-8")
 
 
@@ -168,9 +172,52 @@ def test_figures_stand_in_the_tables(tmp_path: Path) -> None:
     text = " ".join(Page(write_page(tmp_path, inputs())).text.split())
     for shown in ("12.500", "8.250", "9.000", "8.000 to 8.500", "0.9000", "15 test records, 1234 target tokens"):
         assert shown in text
-    for shown in ("18,000 tokens in 42 s", "5,000 of 260,000 weights", "120", "15 (14.0%)", "In 4 records"):
+    for shown in ("18,000 in 42 s", "5,000 of 260,000", "rows read 120", "test (14.0% of the keys) 15", "In 4 records"):
         assert shown in text
-    assert "Tuned minus champion: -1.000 to -0.500" in text
+    for shown in ("3 not_json 2, wrong_type 1", "12 duplicate 7, too_long 3, near_duplicate_of_test 2"):
+        assert shown in text
+    assert "champion 9.000 8.000 to 8.500 0.9000 -1.000 to -0.500" in text
+
+
+def test_the_price_is_that_of_the_hours(tmp_path: Path) -> None:
+    content = inputs()
+    assert "price" not in Page(write_page(tmp_path, content, price_per_accelerator_hour=2.5)).text, "no hours, no price"
+    content["trained"]["accelerator_hours"] = 1.5
+    text = " ".join(Page(write_page(tmp_path, content)).text.split())
+    assert "CPU process-hours 1.500" in text
+    assert "price" not in text
+    priced = " ".join(Page(write_page(tmp_path, content, price_per_accelerator_hour=2.5)).text.split())
+    assert "price at 2.5 per CPU process-hour 3.75" in priced
+    with pytest.raises(ParameterError, match="price_per_accelerator_hour=-1 must be at least 0"):
+        write_page(tmp_path, content, price_per_accelerator_hour=-1)
+
+
+def test_the_lineage_is_what_was_pinned(tmp_path: Path) -> None:
+    pinned = {"dataset": "org/data@abc", "dataset_digest": "git:abc", "champion": "", "base_model": "/models/base"}
+    text = " ".join(Page(write_page(tmp_path, inputs(), pinned=pinned, configuration={"epochs": 2})).text.split())
+    assert "base model /models/base dataset org/data@abc dataset digest git:abc dataset license CC0-1.0" in text
+    assert "registered private-llm version 3" in text
+    assert "epochs 2" in text.partition("Parameters of the run")[2]
+
+
+def test_parts_that_a_run_has_beyond_the_records_are_shown(tmp_path: Path) -> None:
+    content = inputs()
+    figures = content["evaluation"]
+    part = {"models": figures["models"], "tuned_minus": {"base": None, "champion": [-1.5, -0.25]}}
+    figures |= {
+        "corpora": {"wikitext": part},
+        "groups": {"category": {"open_qa": part}, "length": {"0001-0063": part, "0064-0127": part}},
+        "generation": {"prompts": 4, "max_new_tokens": 96, "models": {"tuned": {"stop_rate": 0.75}}},
+    }
+    rule = {"rule": "no forgetting", "data": "wikitext", "against": "base", "passed": None, "value": None}
+    content["verdict"]["rules"] = [{**rule, "limit": 0.05, "reason": "there is no champion", "would_pass": ""}]
+    page = Page(write_page(tmp_path, content))
+    text = " ".join(page.text.split())
+    assert "no forgetting (wikitext, against base) not judged – 0.0500 there is no champion" in text
+    assert "Other texts wikitext" in text
+    assert "-1.500 to -0.250" in text
+    assert "tuned 0.750 4 prompts, greedy" in text
+    assert page.drawings["Perplexity by length for each model"] == 1
 
 
 def test_no_text_is_taken_for_markup(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""What the page says, from the steps' figures: rows of tables, and the plots. Parts that a run lacks are left out."""
+
+from typing import Any
+
+from components.report.plots import Bars, bars, length_histogram, lines, own_ids
+
+
+def funnel(data: dict[str, Any], tokens: dict[str, Any], sides: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where the rows went, step by step: what, how many, and the reasons with their counts."""
+    removed = {**data["removed"], **tokens["removed"], **sides["removed"]}
+    return [
+        {"what": "rows read", "count": data["rows"], "reasons": {}},
+        {"what": "rejected: no valid record", "count": sum(data["rejected"].values()), "reasons": data["rejected"]},
+        {"what": "removed: valid, not used", "count": sum(removed.values()), "reasons": removed},
+        {"what": "train", "count": sides["train"], "reasons": {}},
+        {"what": f"test ({sides['test_fraction']:.1%} of the keys)", "count": sides["test"], "reasons": {}},
+    ]
+
+
+def costs(training: dict[str, Any], price: float) -> list[tuple[str, str]]:
+    """What the training took. Hours are of accelerators, or on a CPU of processes."""
+    gpu = training["device"] != "cpu"
+    unit = "accelerator" if gpu else "CPU process"
+    count = training["world_size"]
+    rows = [
+        ("device", f"{count} {training['device']} process{'es' if count != 1 else ''}"),
+        ("optimizer steps", f"{training['steps']:,}"),
+        ("tokens", f"{training['tokens']:,} in {training['train_seconds']:,.0f} s"),
+        ("throughput", f"{training['tokens_per_second']:,.0f} tokens/s"),
+        ("weights trained", f"{training['trainable_parameters']:,} of {training['parameters']:,}"),
+    ]
+    if "mfu" in training:
+        rows.append(("model FLOP utilisation", f"{training['mfu']:.1%}"))
+    if "peak_memory_gib" in training:
+        rows.append(("peak memory of a process", f"{training['peak_memory_gib']:.2f} GiB"))
+    if hours := training.get("accelerator_hours"):
+        rows.append((f"{unit}-hours", f"{hours:,.3f}"))
+        if price:
+            rows.append((f"price at {price:g} per {unit}-hour", f"{hours * price:,.2f}"))
+    return rows
+
+
+def drawings(
+    data: dict[str, Any], tokens: dict[str, Any], sides: dict[str, Any], curves: list[dict[str, float]], figures: Any
+) -> dict[str, list[dict[str, str]]]:
+    """The page's plots by section: what a reader who does not see one is told, and the drawing."""
+    removed = {**data["removed"], **tokens["removed"], **sides["removed"]}
+    reasons = {"rejected": data["rejected"], "removed": removed}
+    return {
+        "groups": _present("groups", [_group(title, groups) for title, groups in _groupings(figures).items()]),
+        "training": _present(
+            "training",
+            [
+                (
+                    "Training and held-out loss by optimizer step",
+                    lines(curves, {"loss": "training", "eval_loss": "held out"}, "loss (nats per target token)"),
+                ),
+                ("Learning rate by optimizer step", lines(curves, {"learning_rate": "learning rate"}, "learning rate")),
+                ("Gradient norm by optimizer step", lines(curves, {"grad_norm": "gradient norm"}, "gradient norm")),
+                ("Tokens per second by optimizer step", lines(curves, {"tokens_per_second": ""}, "tokens/s")),
+            ],
+        ),
+        "data": _present(
+            "data",
+            [
+                ("Rows rejected and removed by reason", bars("rows", {name: _plain(v) for name, v in reasons.items()})),
+                ("Records by length in tokens", length_histogram(tokens["lengths"], tokens["max_length"])),
+            ],
+        ),
+    }
+
+
+def lineage(pinned: dict[str, str], license: str, registered: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Where the model comes from."""
+    named = {**pinned, "dataset_license": license or pinned.get("license", "")}
+    rows = [(name.replace("_", " "), value) for name, value in sorted(named.items()) if value and name != "license"]
+    if registered:
+        rows.append(("registered", f"{registered['name']} version {registered['version']}"))
+    return rows
+
+
+def _present(section: str, drawn: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [
+        {"label": label, "svg": own_ids(svg, f"{section}{index}")} for index, (label, svg) in enumerate(drawn) if svg
+    ]
+
+
+def _groupings(figures: dict[str, Any]) -> dict[str, dict[str, Bars]]:
+    """Perplexity by model and group, by grouping; with intervals where evaluate gives them."""
+    if "groups" not in figures:
+        models = figures["models"].items()
+        return {"category": {name: _plain(model["categories"]) for name, model in models}}
+    return {
+        grouping: {
+            name: {
+                group: (part["models"][name]["perplexity"], part["models"][name].get("perplexity_interval"))
+                for group, part in groups.items()
+                if part["models"].get(name, {}).get("perplexity") is not None
+            }
+            for name in figures["models"]
+        }
+        for grouping, groups in figures["groups"].items()
+        if len(groups) > 1 or grouping == "category"
+    }
+
+
+def _group(title: str, groups: dict[str, Bars]) -> tuple[str, str]:
+    return f"Perplexity by {title} for each model", bars("perplexity", groups)
+
+
+def _plain(values: dict[str, float]) -> Bars:
+    return {name: (value, None) for name, value in values.items()}
