@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
+from components.head import can_hold_loss, loss_in_head
+
 IGNORED = -100
 ATTENTION = "rows"
+HOLDS_LOSS = "_private_llm_holds_loss"  # on a model: whether its output layer can be lent to the loss
 
 
 def flatten(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -49,6 +52,31 @@ def target_nll(model: Any, batch: dict[str, Any]) -> Tensor:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits = model(**inputs, logits_to_keep=targets - 1, use_cache=False).logits[0]
     return cross_entropy(logits.float(), labels[targets], reduction="none")
+
+
+def summed_nll(model: Any, batch: dict[str, Any]) -> Tensor:
+    """The sum of target_nll, without the (targets x vocabulary) matrix where the model's output layer allows it.
+
+    Args:
+        model: as for target_nll, or DeepSpeed's engine around one.
+        batch: what flatten made.
+
+    Returns:
+        a float32 scalar, with the graph to the model's parameters.
+    """
+    labels = batch["labels"][0]
+    targets = (labels != IGNORED).nonzero()[:, 0]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    module = getattr(model, "module", model)
+    if not hasattr(module, HOLDS_LOSS):
+        if not len(targets):
+            return target_nll(model, batch).sum()
+        setattr(module, HOLDS_LOSS, can_hold_loss(model, inputs, targets - 1, labels[targets]))
+    if not getattr(module, HOLDS_LOSS):
+        return target_nll(model, batch).sum()
+    with loss_in_head(module.get_output_embeddings(), labels[targets]):
+        total: Tensor = model(**inputs, logits_to_keep=targets - 1, use_cache=False).logits
+    return total
 
 
 def attention_for(config: Any) -> str:

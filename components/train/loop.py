@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from components import progress
 from components.errors import ResumableError, TrainingError
-from components.packing import target_nll
+from components.packing import IGNORED, summed_nll
 from components.train.batches import GlobalBatches, Rows, flattened
 from components.train.checkpoints import Checkpoints, newest_first
 from components.train.config import TrainConfig
@@ -125,7 +125,7 @@ class Loop:
         loss = torch.zeros((), device=self.engine.device)
         for batch in flattened(self.rows, self.batches.micro_batches(step), self.engine.device):
             # DeepSpeed averages gradients over the ranks
-            part = target_nll(self.engine, batch).sum() / targets * self.world_size
+            part = summed_nll(self.engine, batch) / targets * self.world_size
             self.engine.backward(part, scale_wrt_gas=False)
             self.engine.step()
             loss += part.detach() / self.world_size
@@ -202,8 +202,8 @@ class Loop:
         with torch.no_grad():
             for step in range(self.held_out_batches.steps_per_epoch):
                 for batch in flattened(self.held_out, self.held_out_batches.micro_batches(step), self.engine.device):
-                    nll = target_nll(self.engine, batch).double()
-                    sums += torch.stack([nll.sum(), torch.full_like(nll.sum(), nll.numel())])
+                    sums[0] += summed_nll(self.engine, batch)
+                    sums[1] += (batch["labels"] != IGNORED).sum()
                 if self.interruption.agreed():
                     self._stop()
         self.engine.train()
