@@ -1,5 +1,6 @@
 """What one training is told: every dial of Dolly's train() that still means something, by its present name."""
 
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,11 @@ class TrainConfig:
         check_offload(self.offload, self.zero_stage)
         if self.early_stopping_patience and self.checkpoints is None:
             raise ParameterError(NO_BEST_WEIGHTS)
+
+    @staticmethod
+    def world_size(processes: int) -> int:
+        """Ranks on all nodes, when each has that many."""
+        return processes * int(os.environ.get("PET_NNODES", "1").split(":")[-1])
 
     def global_batch(self, world_size: int) -> int:
         """Rows an optimizer step, on that many ranks."""

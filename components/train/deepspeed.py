@@ -5,6 +5,7 @@ from typing import Any
 from components.train.config import TrainConfig
 
 MAX_GRADIENT_NORM = 1.0
+BUCKET = 100_000_000  # elements that ranks exchange at a time
 
 
 def deepspeed_config(config: TrainConfig, world_size: int = 1, universal: bool = False) -> dict[str, Any]:
@@ -15,6 +16,7 @@ def deepspeed_config(config: TrainConfig, world_size: int = 1, universal: bool =
         universal: whether the checkpoint to resume from is in DeepSpeed's universal form.
     """
     stage: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False, "contiguous_gradients": True}
+    stage |= {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
     if config.zero_stage == 3:
         stage["stage3_gather_16bit_weights_on_model_save"] = True
     if config.offload != "none":

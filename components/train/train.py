@@ -41,6 +41,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     # fetched once, here; every rank then reads the folder
     folder = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model", MODEL_FILES)
     refuse_new_tokens_in_parts(config, folder)
+    config = computable(config, cuda)
+    print(f"train: {memory_line(config, folder, processes, cuda)}")
     # A retried or repeated run of the same training finds its checkpoints; another training never does.
     checkpoints = config.checkpoints / training_key(config) if config.checkpoints else None
     local = replace(config, base_model=str(folder), nproc_per_node=processes, checkpoints=checkpoints)
@@ -93,6 +95,33 @@ def placement(config: TrainConfig) -> tuple[int, bool]:
     if gpus and config.nproc_per_node > gpus:
         raise ParameterError(f"nproc_per_node={config.nproc_per_node} is more than the {gpus} GPUs of this node")
     return config.nproc_per_node or max(1, gpus), gpus > 0
+
+
+def computable(config: TrainConfig, cuda: bool) -> TrainConfig:
+    """The same training in float32 on a CPU that has no instructions for bf16, where those are emulated."""
+    import torch
+
+    if cuda or config.precision != "bf16" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return config
+    print("train: this CPU has no bf16 instructions, and emulating them is 5 to 100 times slower: fp32 is used")
+    return replace(config, precision="fp32")
+
+
+def memory_line(config: TrainConfig, folder: Path, processes: int, cuda: bool) -> str:
+    """What the training will take and what there is."""
+    import psutil
+    import torch
+
+    from components.train.memory import report
+
+    if cuda:
+        available = float(torch.cuda.get_device_properties(0).total_memory)
+    else:
+        available = psutil.virtual_memory().available / processes
+    try:
+        return report(folder, config, config.world_size(processes), available, "cuda" if cuda else "cpu")
+    except KeyError as missing:
+        return f"memory cannot be estimated: the model's config.json has no {missing}"
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from components.errors import ParameterError
 from components.train.batches import GlobalBatches
 from components.train.config import TrainConfig
 from components.train.deepspeed import deepspeed_config
+from components.train.memory import report
 from tests.components.trainings import command, curve, prepare, run, weights
 
 
@@ -206,3 +208,29 @@ def test_the_deepspeed_configuration_follows_precision_and_stage(tmp_path: Path)
     assert config(zero_stage=1)["zero_optimization"]["stage"] == 1
     with pytest.raises(ParameterError, match="zero_stage"):
         config(zero_stage=9)
+
+
+def test_the_memory_a_training_takes_is_told_with_settings_that_fit(prepared: Path, stories: Path) -> None:
+    def line(available: float, **values: Any) -> str:
+        paths: dict[str, Any] = {name: prepared / name for name in ("train", "test", "tokenizer")}
+        outputs: dict[str, Any] = dict.fromkeys(("model", "curves", "metrics"), prepared / "none")
+        config = TrainConfig(**paths, **outputs, base_model="x", **values)
+        return report(stories, config, 8, available, "cuda")
+
+    full = {"precision": "fp32", "zero_stage": 0, "gradient_checkpointing": False}
+    assert re.match(
+        r"about 0\.\d\d of 80\.0 GiB a process \(weights 0\.00, .*runtime 0\.80\)$", line(80 * 2**30, **full)
+    )
+    assert "it may not fit, but with gradient_checkpointing=True" in line(0.91 * 2**30, **full)
+    assert "too little for any setting: use more processes, or a smaller model" in line(2**20, **full)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_offload_keeps_state_in_the_hosts_memory_where_there_is_some(tmp_path: Path, zero_stage: int) -> None:
+    paths: dict[str, Any] = {
+        name: tmp_path / name for name in ("train", "test", "tokenizer", "model", "curves", "metrics")
+    }
+    settings = deepspeed_config(TrainConfig(**paths, base_model="x", zero_stage=zero_stage, offload="optimizer"))
+    assert settings["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    with pytest.raises(ParameterError, match="offload=parameters is not allowed with zero_stage=2; it needs 3"):
+        TrainConfig(**paths, base_model="x", zero_stage=2, offload="parameters")
