@@ -74,7 +74,9 @@ def prepare(folder: Path, lines: int | None) -> None:
     shutil.copytree(DOLLY.parents[1] / "tokenizers" / "gpt-neox", folder / "base", copy_function=shutil.copyfile)
     (folder / "base" / "config.json").write_text('{"model_type": "gpt_neox"}', encoding="utf-8")
     data, records, rejects = (folder / name for name in ("data.jsonl", "records", "rejects"))
-    ingest(dataset=str(data), records=records, rejects=rejects, metrics=folder / "metrics")
+    # the plain side does neither
+    metrics = folder / "metrics"
+    ingest(dataset=str(data), pii="off", near_duplicates=0, records=records, rejects=rejects, metrics=metrics)
     tokenizer = load_tokenizer(folder / "base")
     apply_template(tokenizer, "dolly")
     tokenizer.save_pretrained(folder / "with_template")

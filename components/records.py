@@ -73,6 +73,7 @@ class Removal(StrEnum):
     DUPLICATE = "duplicate"
     REPEATED_PROMPT = "repeated_prompt"
     NOT_SAMPLED = "not_sampled"
+    NEAR_DUPLICATE = "near_duplicate"
     PERSONAL_DATA = "personal_data"
     TOO_LONG = "too_long"
     NEAR_DUPLICATE_OF_TEST = "near_duplicate_of_test"

@@ -76,6 +76,7 @@ def build(settings: Settings) -> Any:
                 cleaning=p["cleaning"],
                 pii=p["pii"],
                 pii_names=p["pii_names"],
+                near_duplicates=p["near_duplicates"],
             )
         ).outputs
 

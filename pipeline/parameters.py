@@ -9,6 +9,7 @@ from components.errors import ParameterError
 from components.evaluate.evaluate import PRECISIONS as EVAL_PRECISIONS
 from components.ingest.cleaning import SWITCHES, parse_cleaning
 from components.ingest.privacy import POLICIES
+from components.ingest.repeats import check_similarity
 from components.registry import check_address
 from components.split.split import test_fraction
 from components.templates import check_template
@@ -76,6 +77,9 @@ class Parameters:
     )
     pii_names: str = parameter(
         "", "A function in the image that also finds people's names, package.module:function; empty: none."
+    )
+    near_duplicates: float = parameter(
+        0.7, "From this similarity on (0.5 to 1) a record repeats an earlier one and is removed; 0: none is.", minimum=0
     )
     template: str = parameter(
         "dolly",
@@ -159,6 +163,7 @@ class Parameters:
         parse_columns(self.columns)
         check_template(self.template)
         parse_cleaning(self.cleaning)
+        check_similarity(self.near_duplicates)
         test_fraction(self.test_size)
         if self.registry:  # a local run fills in its own
             check_address(self.registry)

@@ -7,14 +7,29 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from components import progress
 from components.datasets import Source, parse_columns, pin_sources
 from components.errors import DataError, ParameterError
 from components.ingest.preparation import Preparation
 from components.ingest.readers import read_file, read_hub
+from components.ingest.repeats import check_similarity, repeats
 from components.ingest.rows import Row
 from components.ingest.shapes import Fields, Shape, choose, wanted
-from components.records import RECORDS, REJECTS, Reject, Removal, TableWriter, record_ids, write_json, write_table
+from components.records import (
+    RECORDS,
+    REJECTS,
+    Reject,
+    Removal,
+    TableWriter,
+    read_batches,
+    record_ids,
+    write_batches,
+    write_json,
+    write_table,
+)
 from components.sources import Pinned, fetch_files, where
 
 # The rows by which a file's shape is told: some may lack an optional field.
@@ -31,6 +46,7 @@ def ingest(
     cleaning: str = "control,whitespace,references,nfc",
     pii: str = "redact",
     pii_names: str = "",
+    near_duplicates: float = 0.7,
     records: Path,
     rejects: Path,
     metrics: Path,
@@ -47,6 +63,7 @@ def ingest(
         cleaning: What is cleaned in every record, a list of: control, whitespace, references, nfc.
         pii: What happens to personal data and secrets: redact, drop (the record), report (only count) or off.
         pii_names: A function that also finds people's names, package.module:function; empty: names are not looked for.
+        near_duplicates: How alike (Jaccard, word 3-grams) a record is to an earlier one to be removed; 0: none is.
         records: Where to write the records (Parquet).
         rejects: Where to write what was rejected, with source, position and reason but no text (Parquet).
         metrics: Where to write the counts (JSON).
@@ -55,13 +72,14 @@ def ingest(
         The counts that a run is judged by: rows, records, rejected, removed.
 
     Raises:
-        ParameterError: max_reject_fraction is no share, columns is not field=column pairs, or cleaning, pii or
-            pii_names is not allowed.
+        ParameterError: max_reject_fraction is no share, columns is not field=column pairs, or cleaning, pii, pii_names
+            or near_duplicates is not allowed.
         DataError: unreadable, changed since it was resolved, no valid record, or too many rejects.
     """
     if not 0 <= max_reject_fraction <= 1:
         raise ParameterError(f"max_reject_fraction={max_reject_fraction:g} must be a share from 0 to 1")
     given = parse_columns(columns)
+    check_similarity(near_duplicates)
     prepare = Preparation(cleaning=cleaning, pii=pii, pii_names=pii_names)
     pinned, sources = pin_sources(dataset)
     if dataset_digest and pinned.digest != dataset_digest:
@@ -74,6 +92,8 @@ def ingest(
             for record in reader.records(source, place, {**given, **source.columns}, source.license or license)
         )
         kept = write_table(records, RECORDS, progress.track(found, "ingest", None, "records"))
+    if near_duplicates:
+        kept -= reader.remove(Removal.NEAR_DUPLICATE, repeats(records, near_duplicates), records)
     counts = reader.counts
     report = {
         "rows": counts.rows,
@@ -113,6 +133,7 @@ class _Reader:
 
     def __init__(self, rejects: TableWriter, prepare: Preparation) -> None:
         self._prepare = prepare
+        self._written: list[_Tally] = []  # of each record
         self._rejects = rejects
         self._ids: set[str] = set()
         self._prompts: set[str] = set()
@@ -158,8 +179,31 @@ class _Reader:
                         tally.removed[reason] += 1
                         continue
                     tally.records += 1
+                    self._written.append(tally)
                     self.categories[fields["category"]] += 1
                     yield {"id": identity, "source": label, "license": license, **fields}
+
+    def remove(self, reason: Removal, marked: np.ndarray, records: Path) -> int:
+        """Takes the marked records out of the file and the counts. Returns how many."""
+        rows = np.flatnonzero(marked)
+        if not len(rows):
+            return 0
+        for row in rows:
+            self._written[row].records -= 1
+            self._written[row].removed[reason] += 1
+        whole = records.with_name(f"{records.name}.whole")
+        records.rename(whole)
+        write_batches(records, RECORDS, self._kept(whole, marked))
+        whole.unlink()
+        return len(rows)
+
+    def _kept(self, path: Path, marked: np.ndarray) -> Iterator[pa.RecordBatch]:
+        start = 0
+        for batch in read_batches(path):
+            out = marked[start : start + len(batch)]
+            self.categories -= Counter(batch.column("category").filter(pa.array(out)).to_pylist())
+            start += len(batch)
+            yield batch.filter(pa.array(~out))
 
     def _judge(self, fields: Fields, weight: float) -> tuple[str, Removal | None]:
         """A record's id, and why it is removed, if it is."""

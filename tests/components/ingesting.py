@@ -33,6 +33,7 @@ def run(dataset: Path | str, output: Path | None = None, **arguments: Any) -> Re
         "max_reject_fraction": 1.0,
         "cleaning": "",
         "pii": "off",
+        "near_duplicates": 0.0,
         **arguments,
         "dataset": str(dataset),
     }
