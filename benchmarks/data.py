@@ -74,9 +74,7 @@ def prepare(folder: Path, lines: int | None) -> None:
     shutil.copytree(DOLLY.parents[1] / "tokenizers" / "gpt-neox", folder / "base", copy_function=shutil.copyfile)
     (folder / "base" / "config.json").write_text('{"model_type": "gpt_neox"}', encoding="utf-8")
     data, records, rejects = (folder / name for name in ("data.jsonl", "records", "rejects"))
-    # the plain side does neither
-    metrics = folder / "metrics"
-    ingest(dataset=str(data), pii="off", near_duplicates=0, records=records, rejects=rejects, metrics=metrics)
+    ingest(dataset=str(data), records=records, rejects=rejects, metrics=folder / "metrics")
     tokenizer = load_tokenizer(folder / "base")
     apply_template(tokenizer, "dolly")
     tokenizer.save_pretrained(folder / "with_template")
@@ -172,7 +170,7 @@ def dolly_preprocessing(folder: Path) -> None:
 
 def ingest(folder: Path) -> None:
     """Our step: validation, cleaning, exact repeats."""
-    _ingest(folder, pii="off")
+    _ingest(folder, pii="off", near_duplicates=0)
 
 
 def ingest_redacting(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Near-duplicates among all records: of those that say the same of the same, the first in source order is kept.
 
 A record is removed when it nearly repeats an earlier one that is kept. So what is appended never changes what became of
-the records before it. In memory stand 264 bytes a record; shingles stand on disk.
+the records before it. In memory stand some 300 bytes a record; shingles stand on disk.
 """
 
 import tempfile
