@@ -17,6 +17,6 @@ def code_digest() -> str:
     folder = Path(__file__).parent
     state = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".py", ".html"):
+        if path.suffix in (".py", ".html", ".yaml"):
             state.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return state.hexdigest()[:12]

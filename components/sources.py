@@ -17,7 +17,7 @@ from components.errors import DataError, ModelError, UserError
 from components.files import GLOB, glob_parts, is_data, local_files
 from components.records import canonical_json, file_digest, path_digest
 
-Kind = Literal["dataset", "model", "template"]
+Kind = Literal["dataset", "model", "template", "corpus", "rules"]
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?(:\w+)?$")
 PACKED = ("", ".gz", ".zst", ".bz2")
 DATA_SUFFIXES = tuple(
@@ -25,6 +25,9 @@ DATA_SUFFIXES = tuple(
     for suffix in ("jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow", "txt", "md", "yaml", "yml")
     for packed in PACKED
 )
+# The parameter that names a kind, and what a file of that kind may be.
+PARAMETER = {"model": "base_model", "corpus": "evaluation_corpora", "rules": "gate_rules"}
+SUFFIXES = {"corpus": (".txt", ".jsonl", ".parquet"), "rules": (".yaml", ".yml")}
 SMALL = 1 << 16  # bytes of a file that is read at once
 # What changes when the bytes of a remote object change, in the words of the stores that fsspec speaks to.
 REMOTE_FINGERPRINT = (
@@ -93,6 +96,8 @@ def check_local(uri: str, kind: Kind, *, weights: bool = True) -> None:
         _fail(kind, f"{path} has no weights in safetensors; save the model again with save_pretrained")
     if kind == "template" and not path.is_file():
         _fail(kind, f"{path} is a folder; give a Jinja file")
+    if kind in SUFFIXES and not (path.is_file() and path.name.lower().endswith(SUFFIXES[kind])):
+        _fail(kind, f"{path} is not a file of a kind that is read here; allowed: {', '.join(SUFFIXES[kind])}")
 
 
 def pin(uri: str, kind: Kind) -> Pinned:
@@ -112,6 +117,8 @@ def pin(uri: str, kind: Kind) -> Pinned:
             return Pinned(uri=uri, digest=_remote_digest(uri, kind))
         case "hub":
             name, revision, split = hub_parts(uri)
+            if kind in SUFFIXES:
+                _fail(kind, f"{uri} names no file; a file on the hub is hf://datasets/{name}/FILE")
             commit = _hub_commit(name, revision or None, kind)
             ending = f":{split}" if split else ""
             return Pinned(uri=f"{name}@{commit}{ending}", digest=f"git:{commit}{ending}")
@@ -182,8 +189,8 @@ def cache_folder() -> Path:
 
 
 def _fail(kind: Kind, message: str) -> NoReturn:
-    error: type[UserError] = DataError if kind == "dataset" else ModelError
-    raise error(f"{'base_model' if kind == 'model' else kind}: {message}")
+    error: type[UserError] = DataError if kind in ("dataset", *SUFFIXES) else ModelError
+    raise error(f"{PARAMETER.get(kind, kind)}: {message}")
 
 
 def _filesystem(uri: str, kind: Kind) -> tuple[Any, str]:

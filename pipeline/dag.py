@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from kfp.dsl import HTML, Artifact, Dataset, Metrics, Model
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Markdown, Metrics, Model
 
 from components.evaluate.component import evaluate
-from components.gate.component import gate
+from components.gate.component import enforce, gate
 from components.ingest.component import ingest
 from components.join.component import join
 from components.register.component import register
@@ -20,9 +21,11 @@ from pipeline.settings import Settings
 
 # What only says where things are, or what a report shows; everything else decides what the result is.
 NOT_CONFIGURATION = (
-    *("dataset", "base_model", "registry", "checkpoints", "include_samples"),
-    "price_per_accelerator_hour",
+    *("dataset", "base_model", "evaluation_corpora", "gate_rules", "registry", "checkpoints"),
+    *("on_reject", "include_samples", "price_per_accelerator_hour"),
 )
+# What resolve pinned for other steps than register.
+NOT_LINEAGE = ("corpora", "gate_rules", "gate_rules_digest")
 
 
 class Outputs(NamedTuple):
@@ -39,7 +42,9 @@ class Outputs(NamedTuple):
     curves: Artifact
     train_metrics: Metrics
     evaluation: Metrics
+    errors: Artifact
     verdict: Artifact
+    panel: Markdown
     registered: Artifact
     report: HTML
 
@@ -60,6 +65,8 @@ def build(settings: Settings) -> Any:
                 license=p["license"],
                 registry=p["registry"],
                 model_name=p["model_name"],
+                evaluation_corpora=p["evaluation_corpora"],
+                gate_rules=p["gate_rules"],
                 configuration=configuration,
             )
         ).set_caching_options(False)
@@ -117,6 +124,9 @@ def build(settings: Settings) -> Any:
                 champion=pins["champion"],
                 registry=p["registry"],
                 model_name=p["model_name"],
+                corpora=pins["corpora"],
+                stride=p["evaluation_stride"],
+                prompts=p["evaluation_prompts"],
                 precision=p["eval_precision"],
                 batch_size=p["per_device_eval_batch_size"],
                 include_samples=p["include_samples"],
@@ -127,6 +137,8 @@ def build(settings: Settings) -> Any:
         decision = on(
             gate(
                 evaluation=scored["evaluation"],
+                rules=pins["gate_rules"],
+                rules_digest=pins["gate_rules_digest"],
                 min_improvement=p["min_improvement"],
                 max_regression=p["max_regression"],
             )
@@ -140,7 +152,7 @@ def build(settings: Settings) -> Any:
                 evaluation=scored["evaluation"],
                 verdict=decision["verdict"],
                 configuration=configuration,
-                pinned=dict(pins),
+                pinned={name: pins[name] for name in pins if name not in NOT_LINEAGE},
                 license=pins["license"],
                 registry=p["registry"],
                 model_name=p["model_name"],
@@ -163,6 +175,9 @@ def build(settings: Settings) -> Any:
             )
         ).outputs
 
+        with dsl.If(p["on_reject"] == "fail"):
+            on(enforce(verdict=decision["verdict"], page=page["page"]))
+
         return Outputs(
             records=data["records"],
             rejects=data["rejects"],
@@ -177,7 +192,9 @@ def build(settings: Settings) -> Any:
             curves=tuned["curves"],
             train_metrics=tuned["metrics"],
             evaluation=scored["evaluation"],
+            errors=scored["errors"],
             verdict=decision["verdict"],
+            panel=decision["panel"],
             registered=entry["registered"],
             report=page["page"],
         )

@@ -4,9 +4,11 @@ import math
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from components.corpora import parse_corpora
 from components.datasets import parse_columns
 from components.errors import ParameterError
-from components.evaluate.evaluate import PRECISIONS as EVAL_PRECISIONS
+from components.evaluate.subjects import PRECISIONS as EVAL_PRECISIONS
+from components.gate.gate import ON_REJECT
 from components.ingest.cleaning import SWITCHES, parse_cleaning
 from components.ingest.privacy import POLICIES
 from components.ingest.repeats import check_similarity
@@ -140,14 +142,33 @@ class Parameters:
     )
     grace_seconds: int = parameter(120, "Seconds for a last checkpoint after SIGTERM.", minimum=0)
     eval_precision: str = parameter("fp32", "Number format of the evaluation.", choices=EVAL_PRECISIONS)
+    evaluation_corpora: str = parameter(
+        "",
+        "Texts that are scored beside the test records, so that forgetting shows: name=path or URI of a txt, jsonl or "
+        "parquet file (with text), separated by commas.",
+    )
+    evaluation_stride: int = parameter(
+        0, "Tokens between the windows over these texts; 0: windows that do not overlap.", minimum=0, below=2048
+    )
+    evaluation_prompts: int = parameter(
+        8, "Test questions that each model answers, to see whether it stops, repeats or is silent; 0: none.", minimum=0
+    )
     include_samples: bool = parameter(
-        False, "Show three test questions with the models' answers in the report. This is record text."
+        False, "Show test questions with the models' answers, and the worst records. This is record text."
+    )
+    gate_rules: str = parameter(
+        "", "Rules by which a model is accepted: a YAML file, by path or URI; empty: those that are shipped."
     )
     min_improvement: float = parameter(
-        0.0, "Share by which bits per byte must fall below the base model's.", minimum=0, below=1
+        0.0, "Share by which bits per byte must at worst fall below the base model's.", minimum=0, below=1
     )
     max_regression: float = parameter(
-        0.0, "Share by which bits per byte may exceed the champion's.", minimum=0, below=1
+        0.01, "Share by which bits per byte may at worst exceed the champion's.", minimum=0, below=1
+    )
+    on_reject: str = parameter(
+        "continue",
+        "What a rejected model does to its run; it is not registered either way.",
+        choices=ON_REJECT,
     )
     price_per_accelerator_hour: float = parameter(
         0.0, "What an hour of a training process costs, in any currency, for the report; 0: not shown.", minimum=0
@@ -165,6 +186,7 @@ class Parameters:
         parse_cleaning(self.cleaning)
         check_similarity(self.near_duplicates)
         test_fraction(self.test_size)
+        parse_corpora(self.evaluation_corpora)
         if self.registry:  # a local run fills in its own
             check_address(self.registry)
         for name in ("dataset", "base_model", "model_name"):

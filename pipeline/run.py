@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from components import code_digest
+from components.corpora import parse_corpora
 from components.datasets import check as check_dataset
 from components.errors import ParameterError, PipelineError
+from components.gate.gate import REJECTED
 from components.records import path_digest, write_json
+from components.rules import load_rules
 from components.sources import check_local, local_path, where
 from components.templates import TEMPLATES
 from pipeline.local_log import StepFailedError, StepLog
@@ -33,7 +36,9 @@ FILES = {
     "curves": "curves.json",
     "train_metrics": "train.json",
     "evaluation": "evaluation.json",
+    "errors": "errors.json",
     "verdict": "verdict.json",
+    "panel": "verdict.md",
     "registered": "registered.json",
     "report": "report.html",
 }
@@ -64,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        settings = prepare(load(arguments.profile, parse_pairs(arguments.param)), arguments.output)
+        wanted = load(arguments.profile, parse_pairs(arguments.param))
+        settings = prepare(wanted, arguments.output)
         summary = run(settings, arguments.output)
     except StepFailedError as error:
         print(f"run: step {error.step} failed: {error.reason}\nrun: its log is {error.log}", file=sys.stderr)
@@ -76,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
         print("run: interrupted; the same command goes on from the last finished step", file=sys.stderr)
         return 130
     show(summary, settings.parameters, arguments.output)
+    if wanted.parameters.on_reject == "fail" and summary["gate"]["verdict"] == REJECTED:
+        print("run: on_reject=fail, and the gate rejected the model", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -108,21 +117,35 @@ def prepare(settings: Settings, output: Path) -> Settings:
     own_template = p.template not in TEMPLATES
     if own_template:
         check_local(p.template, "template")
+    corpora = parse_corpora(p.evaluation_corpora)
+    for uri in corpora.values():
+        check_local(uri, "corpus")
+    if p.gate_rules:
+        check_local(p.gate_rules, "rules")
+        if where(p.gate_rules) == "local":
+            load_rules(local_path(p.gate_rules), corpora)
     if output.exists() and not output.is_dir():
         raise ParameterError(f"--output {output} is a file; give a folder")
     shared = shared_folder(output)
     registry = p.registry or f"sqlite:///{output.absolute().parent / 'mlflow.db'}"
     parameters = replace(
         p,
-        dataset=str(local_path(p.dataset)) if where(p.dataset) == "local" else p.dataset,
-        base_model=str(local_path(p.base_model)) if where(p.base_model) == "local" else p.base_model,
-        template=str(local_path(p.template)) if own_template and where(p.template) == "local" else p.template,
+        dataset=_absolute(p.dataset),
+        base_model=_absolute(p.base_model),
+        template=_absolute(p.template) if own_template else p.template,
+        evaluation_corpora=",".join(f"{name}={_absolute(uri)}" for name, uri in corpora.items()),
+        gate_rules=p.gate_rules and _absolute(p.gate_rules),
+        on_reject="continue",  # here the run itself says so at its end, when its files are in place
         checkpoints=p.checkpoints or str(shared / "checkpoints"),
         registry=registry,
     )
     # The image's name is part of every cache key: with the code's digest in it, changed code is never a hit.
     image = f"python-private-llm:{code_digest()}"
     return replace(settings, data_image=image, train_image=image, parameters=parameters)
+
+
+def _absolute(uri: str) -> str:
+    return str(local_path(uri)) if where(uri) == "local" else uri
 
 
 def run(settings: Settings, output: Path) -> dict[str, Any]:

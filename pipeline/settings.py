@@ -15,7 +15,7 @@ from pipeline.parameters import Parameters
 
 PACKAGE = Path(__file__).parent
 PROFILES = PACKAGE / "profiles"
-STEPS = ("resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report")
+STEPS = ("resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report", "enforce")
 SHARDED_STEPS = ("join",)  # these come in when a profile has several shards
 MOST_SHARDS = 1000
 TRAIN_IMAGE_STEPS = ("train", "evaluate")

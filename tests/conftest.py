@@ -110,7 +110,15 @@ def dolly_slice(dolly: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_arguments(dolly_slice: Path, stories: Path) -> list[str]:
+def wikitext(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 2,000 characters of wikitext-2's validation set: one document, some windows long."""
+    path = tmp_path_factory.mktemp("texts") / "wikitext.txt"
+    path.write_text(shared("text", "wikitext-2.valid.txt").read_text(encoding="utf-8")[:2000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_arguments(dolly_slice: Path, stories: Path, wikitext: Path) -> list[str]:
     """The parameters of the run that `trained` is."""
     return [
         "--param",
@@ -125,6 +133,7 @@ def trained_arguments(dolly_slice: Path, stories: Path) -> list[str]:
         "zero_stage=2",
         "nproc_per_node=2",
         "eval_steps=0",
+        f"evaluation_corpora=wikitext={wikitext}",
     ]
 
 

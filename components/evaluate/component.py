@@ -1,6 +1,6 @@
 """evaluate as a KFP component."""
 
-from kfp.dsl import Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
 from components.kfp_step import step
 
@@ -15,12 +15,16 @@ def evaluate(
     champion: str,
     registry: str,
     model_name: str,
+    corpora: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
+    stride: int,
+    prompts: int,
     precision: str,
     batch_size: int,
     include_samples: bool,
     evaluation: Output[Metrics],
+    errors: Output[Artifact],
 ) -> None:
-    """Measure the exact perplexity of base, tuned and champion."""
+    """Measure base, tuned and champion: exact perplexity on records and texts, and how they answer."""
     from pathlib import Path
 
     from components.evaluate.evaluate import evaluate as run
@@ -34,9 +38,13 @@ def evaluate(
         champion=champion,
         registry=registry,
         model_name=model_name,
+        corpora=corpora,
+        stride=stride,
+        prompts=prompts,
         precision=precision,
         batch_size=batch_size,
         include_samples=include_samples,
         evaluation=Path(evaluation.path),
+        errors=Path(errors.path),
     )
     evaluation.metadata.update(figures)

@@ -1,19 +1,25 @@
-"""Scores base, tuned and champion on the same test records."""
+"""Scores base, tuned and champion on the same test records, the same texts and the same questions."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from components.errors import ParameterError
+from components.evaluate.subjects import (
+    Measured,
+    Subject,
+    answerable,
+    check_precision,
+    measure,
+    subjects,
+)
 from components.models import MODEL_FILES
 from components.records import read_table, write_json
 from components.registry import open_registry
-from components.rendering import Renderer, load_tokenizer
 from components.sources import Pinned, fetch
 
-PRECISIONS = ("fp32", "bf16")
-SAMPLES = 3  # test questions answered by each model, when samples are wanted at all
+if TYPE_CHECKING:
+    from components.evaluate.perplexity import Scores
+
+SAMPLES = 3  # questions shown with the models' answers, when samples are wanted at all
 
 
 def evaluate(
@@ -26,15 +32,19 @@ def evaluate(
     champion: str = "",
     registry: str = "",
     model_name: str = "",
+    corpora: dict[str, Any] | None = None,
+    stride: int = 0,
+    prompts: int = 8,
     precision: str = "fp32",
     batch_size: int = 8,
     include_samples: bool = False,
     evaluation: Path,
+    errors: Path,
 ) -> dict[str, float]:
-    """Measures perplexity and bits per byte of base, tuned and champion on the same test records.
+    """Measures perplexity and bits per byte of base, tuned and champion, and how they answer.
 
-    Base and tuned see the same tokens. A champion with another tokenizer sees the same records through its own; it
-    is compared by bits per byte.
+    Base and tuned see the same tokens. A champion with another tokenizer sees the same records and texts through its
+    own; it is compared by bits per byte.
 
     Args:
         records: The records that ingest wrote.
@@ -45,24 +55,54 @@ def evaluate(
         champion: The registered version to compare with, as resolve refers to it; empty: none.
         registry: The champion's registry.
         model_name: The champion's registered name.
+        corpora: Texts to score beside the records, as resolve pinned them: by name, a mapping of uri and digest.
+        stride: Tokens between the windows over a text; 0: windows that do not overlap.
+        prompts: Test questions that each model answers; 0: none.
         precision: fp32 (exact) or bf16 (half the memory).
         batch_size: Records a forward pass takes.
-        include_samples: Whether to write three test questions with the models' answers; these are record text.
+        include_samples: Whether to write questions, answers and the worst records' text; these are record text.
         evaluation: Where to write the figures (JSON).
+        errors: Where to write which groups and records the tuned model does worst on (JSON).
 
     Returns:
-        The figures that a run is judged by: <model>_perplexity and <model>_bits_per_byte.
+        The figures that a run is judged by: <model>_perplexity and <model>_bits_per_byte, on records and each text.
 
     Raises:
         ModelError: a model cannot be loaded.
+        DataError: a text cannot be read.
         PipelineError: a loss is not finite.
     """
-    if precision not in PRECISIONS:
-        raise ParameterError(f"precision={precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+    check_precision(precision)
     folders = {"base": fetch(Pinned(uri=base_model, digest=base_model_digest), "model", MODEL_FILES), "tuned": model}
     if champion:
         store = open_registry(registry, model_name)
         folders["champion"] = store.download(store.version(champion))
+    paths = {name: fetch(Pinned(**pinned), "corpus") for name, pinned in (corpora or {}).items()}
+    rows, texts = _test_set(test, records)
+    compared = subjects(folders, rows, texts)
+    questions = _questions(compared, texts, prompts)
+    measured = {
+        subject.name: measure(
+            subject, paths=paths, stride=stride, questions=questions, precision=precision, batch_size=batch_size
+        )
+        for subject in compared
+    }
+    result, analysis = _results(measured, rows, texts, include_samples)
+    result |= {
+        "precision": precision,
+        "stride": stride,
+        "generation": _generation(measured),
+        "samples": _samples(questions[:SAMPLES], measured) if include_samples else [],
+    }
+    write_json(evaluation, result)
+    write_json(errors, analysis)
+    return _told(result)
+
+
+def _test_set(test: Path, records: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The test rows with their responses' words, and their records by id."""
+    from components.evaluate.perplexity import count_words
+
     rows = list(read_table(test))
     cuts = {row["id"]: row["context_length"] for row in rows}
     texts = {
@@ -70,102 +110,91 @@ def evaluate(
         for record in read_table(records)
         if record["id"] in cuts
     }
-    asked = [row for row in rows if texts[row["id"]]["instruction"]]  # plain text asks nothing
-    questions = [texts[row["id"]] for row in _sampled(asked)] if include_samples else []
-    scores, answers = {}, {}
-    for name, folder in folders.items():
-        # the base model meets the tuned one's template and tokens; a champion brings its own
-        tokenizer = load_tokenizer(folder if name == "champion" else model)
-        seen = rows if name != "champion" else _encoded_by(tokenizer, rows, texts)
-        scores[name], answers[name] = _measure(name, folder, tokenizer, seen, questions, precision, batch_size)
-    result = _figures(scores, [row["category"] for row in rows])
-    result["samples"] = [
+    return [{**row, "target_words": count_words(texts[row["id"]]["response"])} for row in rows], texts
+
+
+def _results(
+    measured: dict[str, Measured],
+    rows: list[dict[str, Any]],
+    texts: dict[str, dict[str, Any]],
+    include_samples: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What evaluation.json says about records and texts, and the analysis of errors."""
+    from components.evaluate import figures
+
+    ids = [row["id"] for row in rows]
+    labels = {
+        "category": [row["category"] for row in rows],
+        "source": [texts[row["id"]]["source"] for row in rows],
+        "length": [figures.length_bucket(len(row["input_ids"])) for row in rows],
+    }
+    scores = {name: given.scores for name, given in measured.items()}
+    groups = figures.grouped(scores, labels)
+    result = figures.compare(scores)
+    for name, model in result["models"].items():
+        model["categories"] = {group: part["models"][name]["perplexity"] for group, part in groups["category"].items()}
+    result |= {
+        "records": len(rows),
+        "records_by_category": {group: part["records"] for group, part in groups["category"].items()},
+        "groups": groups,
+        "corpora": {title: _corpus(title, measured) for title in measured["tuned"].corpora},
+        "worst": _shown(figures.worst(scores, ids, labels), texts if include_samples else {}),
+    }
+    return result, figures.errors(scores, ids, labels)
+
+
+def _corpus(title: str, measured: dict[str, Measured]) -> dict[str, Any]:
+    from components.evaluate.figures import compare
+
+    scores: dict[str, Scores] = {name: given.corpora[title] for name, given in measured.items()}
+    return {**measured["tuned"].documents[title], **compare(scores)}
+
+
+def _questions(compared: list[Subject], texts: dict[str, dict[str, Any]], wanted: int) -> list[dict[str, Any]]:
+    """The same test records whenever the test set is the same: short answers first, so that they can be read."""
+    from components.evaluate.generation import MAX_NEW_TOKENS
+
+    rows = [compared[0].rows[index] for index in answerable(compared, MAX_NEW_TOKENS)]
+    rows = [row for row in rows if texts[row["id"]]["instruction"]]  # plain text asks nothing
+    chosen = sorted(rows, key=lambda row: (row["category"] != "open_qa", row["id"]))[:wanted]
+    return [texts[row["id"]] for row in chosen]
+
+
+def _generation(measured: dict[str, Measured]) -> dict[str, Any]:
+    from components.evaluate.generation import MAX_NEW_TOKENS, rates
+
+    return {
+        "prompts": len(measured["tuned"].answers),
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "models": {name: rates(given.answers) for name, given in measured.items() if given.answers},
+    }
+
+
+def _samples(questions: list[dict[str, Any]], measured: dict[str, Measured]) -> list[dict[str, str]]:
+    return [
         {
-            "question": _question(record),
+            "question": f"{record['instruction']}\n\n{record['context']}".strip(),
             "reference": record["response"],
-            **{name: answers[name][index] for name in folders},
+            **{name: given.answers[index].text for name, given in measured.items()},
         }
         for index, record in enumerate(questions)
     ]
-    result["precision"] = precision
-    write_json(evaluation, result)
-    for name in folders:
-        figures = result["models"][name]
-        print(f"evaluate: {name} perplexity {figures['perplexity']:.3f}, {figures['bits_per_byte']:.4f} bits per byte")
-    return {
-        f"{name}_{figure}": result["models"][name][figure]
-        for name in folders
-        for figure in ("perplexity", "bits_per_byte")
-    }
 
 
-def _measure(
-    name: str,
-    folder: Path,
-    tokenizer: Any,
-    rows: list[dict[str, Any]],
-    questions: list[dict[str, Any]],
-    precision: str,
-    batch_size: int,
-) -> tuple[Any, list[str]]:
-    """One model's scores, and its answers to the questions; the model is gone when this returns."""
-    import torch
-    import transformers
-
-    from components.evaluate.perplexity import score
-    from components.evaluate.samples import answer
-    from components.models import load_model
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    model = load_model(folder, len(tokenizer), torch.float32 if precision == "fp32" else torch.bfloat16)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    scores = score(model, rows, batch_size=batch_size, description=f"evaluate {name}")
-    if not questions:
-        return scores, []
-    renderer = Renderer(tokenizer)
-    prompts = [renderer.prompt_ids(record) for record in questions]
-    return scores, answer(model, tokenizer, prompts, renderer.stop_id)
+def _shown(worst: list[dict[str, Any]], texts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The worst records, with their text where it is wanted."""
+    wanted = ("instruction", "context", "response") if texts else ()
+    return [{**entry, **{field: texts[entry["id"]][field] for field in wanted}} for entry in worst]
 
 
-def _figures(scores: dict[str, Any], categories: list[str]) -> dict[str, Any]:
-    from components.evaluate.perplexity import bootstrap, interval
-
-    draws = dict(zip(scores, bootstrap(list(scores.values())), strict=True))
-    groups = {category: np.array([other == category for other in categories]) for category in sorted(set(categories))}
-    models = {
-        name: {
-            "perplexity": scored.perplexity,
-            "perplexity_interval": interval(draws[name]),
-            "bits_per_byte": scored.bits_per_byte,
-            "target_tokens": int(scored.tokens.sum()),
-            "nll": float(scored.nll.sum()),
-            "categories": {category: scored.select(chosen).perplexity for category, chosen in groups.items()},
-        }
-        for name, scored in scores.items()
-    }
-    paired = {name: interval(draws["tuned"] - draws[name]) for name in scores if name != "tuned"}
-    return {
-        "models": models,
-        "tuned_minus": paired,
-        "records": len(categories),
-        "records_by_category": {c: int(g.sum()) for c, g in groups.items()},
-    }
-
-
-def _sampled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same few test records whenever the test set is the same: short answers first, so that they can be read."""
-    return sorted(rows, key=lambda row: (row["category"] != "open_qa", row["id"]))[:SAMPLES]
-
-
-def _question(record: dict[str, Any]) -> str:
-    return f"{record['instruction']}\n\n{record['context']}".strip()
-
-
-def _encoded_by(tokenizer: Any, rows: list[dict[str, Any]], texts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same test records as tokens of another tokenizer and template."""
-    encoded = Renderer(tokenizer).encode([texts[row["id"]] for row in rows])
-    return [
-        {**row, "input_ids": new.input_ids, "loss_start": new.loss_start}
-        for row, new in zip(rows, encoded, strict=True)
-    ]
+def _told(result: dict[str, Any]) -> dict[str, float]:
+    """Prints the figures, and returns them flat."""
+    flat: dict[str, float] = {}
+    for place, part in (("", result), *result["corpora"].items()):
+        for name, model in part["models"].items():
+            perplexity, bits = model["perplexity"], model["bits_per_byte"]
+            where = f" on {place}" if place else ""
+            print(f"evaluate: {name}{where} perplexity {perplexity:.3f}, {bits:.4f} bits per byte")
+            prefix = f"{name}_{place}" if place else name
+            flat |= {f"{prefix}_perplexity": perplexity, f"{prefix}_bits_per_byte": bits}
+    return flat

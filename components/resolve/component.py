@@ -13,6 +13,8 @@ def resolve(
     license: str,
     registry: str,
     model_name: str,
+    evaluation_corpora: str,
+    gate_rules: str,
     configuration: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Resolved",
@@ -24,6 +26,9 @@ def resolve(
         ("template", str),
         ("template_digest", str),
         ("license", str),
+        ("corpora", dict),
+        ("gate_rules", str),
+        ("gate_rules_digest", str),
         ("champion", str),
         ("registry_id", str),
         ("run_digest", str),
@@ -39,5 +44,7 @@ def resolve(
         license=license,
         registry=registry,
         model_name=model_name,
+        evaluation_corpora=evaluation_corpora,
+        gate_rules=gate_rules,
         configuration=configuration,
     )

@@ -1,13 +1,17 @@
 """Turns names into digests, so that every later step can be cached by what it really reads."""
 
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from components import code_digest
+from components.corpora import parse_corpora
 from components.datasets import pin_sources
 from components.records import canonical_json, digest, write_json
 from components.registry import COMPARED_WITH, RUN_DIGEST, open_registry
-from components.sources import pin
+from components.rules import load_rules
+from components.sources import Pinned, fetch, pin
 from components.templates import pin_template
 
 
@@ -21,6 +25,9 @@ class Resolved(NamedTuple):
     template: str
     template_digest: str
     license: str
+    corpora: dict[str, dict[str, str]]
+    gate_rules: str
+    gate_rules_digest: str
     champion: str
     registry_id: str
     run_digest: str
@@ -34,10 +41,12 @@ def resolve(
     license: str = "unknown",
     registry: str,
     model_name: str,
+    evaluation_corpora: str = "",
+    gate_rules: str = "",
     configuration: dict[str, Any],
     output: Path | None = None,
 ) -> Resolved:
-    """Pins the dataset, the base model, the template and the champion of a run.
+    """Pins the dataset, the base model, the template, the texts and the champion of a run.
 
     A run that made the present champion is compared with the model that it was compared with then, so the
     same run a second time asks the same question and finds every answer in the cache.
@@ -50,13 +59,26 @@ def resolve(
         license: The licence of what names none of its own.
         registry: The model registry: sqlite:///FILE, http(s)://HOST or kubeflow://HOST:PORT?artifacts=URI.
         model_name: The registered model's name.
+        evaluation_corpora: Texts that evaluate scores beside the records: name=path or URI of a txt, jsonl or
+            parquet file, separated by commas.
+        gate_rules: The gate's rules: a YAML file, by path or URI; empty: those that are shipped.
         configuration: Every other parameter that the result depends on.
         output: Where to write the answer as JSON, when run by hand.
     """
     data, sources = pin_sources(dataset)
     model = pin(base_model, "model")
     chat = pin_template(template)
-    run_digest = digest(code_digest(), data.digest, model.digest, chat.digest, canonical_json(configuration))
+    texts = {name: pin(uri, "corpus") for name, uri in parse_corpora(evaluation_corpora).items()}
+    rules = _pinned_rules(gate_rules, texts)
+    run_digest = digest(
+        code_digest(),
+        data.digest,
+        model.digest,
+        chat.digest,
+        canonical_json({name: text.digest for name, text in texts.items()}),
+        rules.digest,
+        canonical_json(configuration),
+    )
     store = open_registry(registry, model_name)
     registry_id = store.identity()
     champion = store.champion()
@@ -70,6 +92,9 @@ def resolve(
         *(model.uri, model.digest),
         *(chat.uri, chat.digest),
         license=", ".join(sorted({source.license or license for source, _ in sources})),
+        corpora={name: asdict(text) for name, text in texts.items()},
+        gate_rules=rules.uri,
+        gate_rules_digest=rules.digest,
         champion=opponent,
         registry_id=registry_id,
         run_digest=run_digest,
@@ -79,3 +104,12 @@ def resolve(
     if output:
         write_json(output, resolved._asdict())
     return resolved
+
+
+def _pinned_rules(uri: str, corpora: Collection[str]) -> Pinned:
+    """The gate's rules, read once now: a rule that nobody can judge is found before training, and not after it."""
+    if not uri:
+        return Pinned(uri="", digest="")
+    pinned = pin(uri, "rules")
+    load_rules(fetch(pinned, "rules"), corpora)
+    return pinned

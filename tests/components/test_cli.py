@@ -53,6 +53,7 @@ def test_help_names_and_explains_each_argument(step: str) -> None:
         ("ingest", {"dataset": "{folder}/good.jsonl", "columns": "question"}, "'question' is not field=column"),
         ("tokenize", {"template": "alpaca"}, "allowed: dolly, base"),
         ("split", {"test_size": "1.5"}, "test_size=1.5 is neither a fraction"),
+        ("gate", {"evaluation": "{folder}/figures.json", "rules": "{folder}/rules.yaml"}, "rules.yaml does not exist"),
         ("gate", {"min_improvement": "1"}, "min_improvement=1 must be a share"),
         ("evaluate", {"precision": "int8"}, "allowed: fp32, bf16"),
         ("train", {"method": "qlora"}, "allowed: full, lora"),
@@ -73,6 +74,7 @@ def test_a_bad_value_is_one_line_and_exit_2(
     tmp_path: Path, stories: Path, step: str, arguments: dict[str, str], named: str
 ) -> None:
     write_jsonl(tmp_path / "bad.jsonl", [1])
+    write_json(tmp_path / "figures.json", {"models": {}, "corpora": {}})
     write_jsonl(tmp_path / "good.jsonl", [{"instruction": "a", "response": "b"}])
     given = {name: value.format(folder=tmp_path, model=stories) for name, value in arguments.items()}
     finished = run(step, **{**_required(step, tmp_path), **given})
@@ -165,8 +167,13 @@ def test_ingest_tokenize_and_split_run_alone_on_files(tmp_path: Path, stories: P
 
 
 def test_arguments_may_stand_in_a_file(tmp_path: Path) -> None:
-    write_json(tmp_path / "evaluation.json", {"models": {"base": {"bits_per_byte": 2}, "tuned": {"bits_per_byte": 1}}})
-    settings = {"evaluation": str(tmp_path / "evaluation.json"), "verdict": str(tmp_path / "verdict.json")}
+    figures = {
+        "models": {"base": {"bits_per_byte": 2}, "tuned": {"bits_per_byte": 1}},
+        "tuned_over": {"base": {"bits_per_byte_ratio": 0.5, "interval": [0.4, 0.6]}},
+        "corpora": {},
+    }
+    write_json(tmp_path / "evaluation.json", figures)
+    settings = {name: str(tmp_path / f"{name}.json") for name in ("evaluation", "verdict", "panel")}
     write_json(tmp_path / "arguments.json", settings)
     finished = command("gate", f"--config={tmp_path / 'arguments.json'}", "--min_improvement=0.6")
     assert (finished.returncode, finished.stderr) == (0, "")

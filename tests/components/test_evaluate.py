@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from components.errors import PipelineError
+from components.evaluate.by_hand import evaluate as by_hand
 from components.evaluate.evaluate import evaluate
-from components.evaluate.perplexity import Scores, bootstrap, interval, score
+from components.evaluate.figures import compare, errors, length_bucket, worst
+from components.evaluate.generation import Answer, answer, rates
+from components.evaluate.perplexity import Scores, score
 from components.models import load_model
+from components.records import read_json, read_table
 from components.rendering import Renderer, load_tokenizer
 from components.templates import apply_template
+from tests.conftest import make_record
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +83,35 @@ def test_the_batch_size_does_not_change_it(stories: Path, tokenizer: Any, rows: 
 
 def test_it_is_neither_a_mean_of_batches_nor_of_records() -> None:
     """A long certain record and a short uncertain one: only sums give the true figure."""
-    scores = Scores(nll=np.array([10.0, 30.0]), tokens=np.array([100, 10]), bytes=np.array([400, 40]))
+    scores = Scores(
+        nll=np.array([10.0, 30.0]), tokens=np.array([100, 10]), bytes=np.array([400, 40]), words=np.array([80, 8])
+    )
     assert scores.perplexity == pytest.approx(math.exp(40 / 110))
     assert scores.bits_per_byte == pytest.approx(40 / math.log(2) / 440)
+    figures = scores.figures()
+    assert figures["word_perplexity"] == pytest.approx(math.exp(40 / 88))
+    assert figures["byte_perplexity"] == pytest.approx(2 ** figures["bits_per_byte"])
+
+
+def test_a_perplexity_that_no_number_can_hold_is_none() -> None:
+    one = Scores(nll=np.array([1e4]), tokens=np.array([10000]), bytes=np.array([10000]), words=np.array([1]))
+    assert one.figures()["word_perplexity"] is None
+    assert one.figures()["perplexity"] == pytest.approx(math.e)
 
 
 def test_the_bootstrap_is_paired_seeded_and_covers_the_figure() -> None:
     generator = np.random.default_rng(5)
     tokens = generator.integers(5, 60, size=200)
-    base = Scores(nll=tokens * generator.normal(3.0, 0.3, size=200), tokens=tokens, bytes=tokens * 4)
-    tuned = Scores(nll=base.nll * 0.99, tokens=tokens, bytes=tokens * 4)
-    draws = bootstrap([base, tuned])
-    low, high = interval(draws[0])
+    base = Scores(nll=tokens * generator.normal(3.0, 0.3, size=200), tokens=tokens, bytes=tokens * 4, words=tokens)
+    tuned = Scores(nll=base.nll * 0.99, tokens=tokens, bytes=tokens * 4, words=tokens)
+    result = compare({"base": base, "tuned": tuned})
+    low, high = result["models"]["base"]["perplexity_interval"]
     assert low < base.perplexity < high
-    assert interval(draws[1] - draws[0])[1] < 0, "paired draws show a small but sure improvement"
-    np.testing.assert_array_equal(draws, bootstrap([base, tuned]))
+    assert result["tuned_minus"]["base"][1] < 0, "paired draws show a small but sure improvement"
+    ratio = result["tuned_over"]["base"]
+    assert ratio["bits_per_byte_ratio"] == pytest.approx(tuned.bits_per_byte / base.bits_per_byte)
+    np.testing.assert_allclose(ratio["interval"], 0.99)
+    assert result == compare({"base": base, "tuned": tuned})
 
 
 def test_a_champion_with_another_tokenizer_is_measured_on_the_same_records(
@@ -117,7 +138,9 @@ def test_a_champion_with_another_tokenizer_is_measured_on_the_same_records(
         champion=champion.reference,
         registry=address,
         model_name="m",
+        prompts=2,
         evaluation=tmp_path / "evaluation.json",
+        errors=tmp_path / "errors.json",
     )
     result = json.loads((tmp_path / "evaluation.json").read_text())
     models = result["models"]
@@ -125,3 +148,92 @@ def test_a_champion_with_another_tokenizer_is_measured_on_the_same_records(
     ratio = models["champion"]["nll"] / models["base"]["nll"]
     assert models["champion"]["bits_per_byte"] == pytest.approx(models["base"]["bits_per_byte"] * ratio)
     assert result["samples"] == [], "record text is written only when it was asked for"
+    assert result["generation"]["prompts"] == 2
+    assert set(result["generation"]["models"]) == {"base", "tuned", "champion"}
+
+
+def test_the_run_says_where_the_model_is_worst_and_how_it_answers(trained: Path) -> None:
+    result = read_json(trained / "evaluation.json")
+    tested = {row["id"]: row for row in read_table(trained / "test.parquet")}
+    assert len(result["worst"]) == min(20, len(tested))
+    assert {entry["id"] for entry in result["worst"]} <= tested.keys()
+    assert not any("response" in entry for entry in result["worst"])
+    figures = [entry["perplexity"]["tuned"] for entry in result["worst"]]
+    assert figures == sorted(figures, reverse=True)
+    for groups in result["groups"].values():
+        assert sum(group["records"] for group in groups.values()) == len(tested)
+        nll = sum(group["models"]["tuned"]["nll"] for group in groups.values())
+        assert nll == pytest.approx(result["models"]["tuned"]["nll"])
+    for shown in result["generation"]["models"].values():
+        assert 0 <= shown["mean_tokens"] <= result["generation"]["max_new_tokens"]
+        assert all(0 <= shown[name] <= 1 for name in ("repetition_rate", "empty_rate", "stop_rate"))
+    analysis = read_json(trained / "errors.json")
+    for groups in analysis.values():
+        assert sum(group["share_of_nll"] for group in groups) == pytest.approx(1)
+        assert {worst for group in groups for worst in group["worst"]} <= tested.keys()
+
+
+def test_a_run_scores_texts_as_the_command_line_does_and_the_gate_judges_them(trained: Path, wikitext: Path) -> None:
+    found = read_json(trained / "evaluation.json")["corpora"]["wikitext"]
+    assert (found["documents"], found["empty_documents"], found["window"]) == (1, 0, 512)
+    by_itself = by_hand(model=trained / "model", data=wikitext)
+    in_run = found["models"]["tuned"]
+    assert in_run["target_tokens"] == by_itself["target_tokens"]
+    assert in_run["nll"] == pytest.approx(by_itself["nll"])
+    ratio = found["tuned_over"]["base"]
+    assert ratio["bits_per_byte_ratio"] == pytest.approx(in_run["nll"] / found["models"]["base"]["nll"])
+    assert ratio["interval"] is None, "one document has no interval"
+    rules = {rule["data"]: rule for rule in read_json(trained / "verdict.json")["rules"]}
+    assert rules["wikitext"]["change"] == pytest.approx(ratio["bits_per_byte_ratio"] - 1)
+
+
+def test_the_worst_groups_and_records_come_first() -> None:
+    tokens = np.array([10, 10, 20, 5])
+    tuned = Scores(nll=np.array([10.0, 40.0, 20.0, 25.0]), tokens=tokens, bytes=tokens, words=tokens)
+    scores = {"base": Scores(nll=tuned.nll + tokens, tokens=tokens, bytes=tokens, words=tokens), "tuned": tuned}
+    labels = {"category": ["a", "b", "a", "b"]}
+    assert [entry["id"] for entry in worst(scores, "wxyz", labels)] == ["z", "x", "w", "y"]
+    groups = errors(scores, "wxyz", labels)["category"]
+    assert [(group["group"], group["worst"]) for group in groups] == [("b", ["z", "x"]), ("a", ["w", "y"])]
+    assert groups[0]["gain"] == pytest.approx(1)
+    assert groups[0]["share_of_nll"] == pytest.approx(65 / 95)
+
+
+def test_lengths_fall_into_doubling_buckets() -> None:
+    lengths = {1: "0001-0063", 63: "0001-0063", 64: "0064-0127", 127: "0064-0127", 128: "0128-0255", 5000: "4096-8191"}
+    assert {length: length_bucket(length) for length in lengths} == lengths
+
+
+def test_a_loss_that_is_not_finite_names_its_records(stories: Path, tokenizer: Any, rows: list[dict[str, Any]]) -> None:
+    model = load_model(stories, len(tokenizer), torch.float32)
+    broken = max(set(rows[3]["input_ids"]) - {index for row in rows[:3] for index in row["input_ids"]})
+    model.set_input_embeddings(deepcopy(model.get_input_embeddings()))  # apart from the output's
+    model.get_input_embeddings().weight.data[broken] = float("nan")
+    with pytest.raises(PipelineError, match=rf"the loss of 1 of 4 records is not finite: {rows[3]['id']} \(nan\)"):
+        score(model, rows[:4], batch_size=1)
+
+
+def test_rates_tell_silence_repetition_and_stopping() -> None:
+    given = [
+        Answer(tokens=[], text="", stopped=True),
+        Answer(tokens=[1, 2, 3, 4] * 5, text="x", stopped=False),
+        Answer(tokens=[1, 2, 3], text="y", stopped=True),
+        Answer(tokens=list(range(17)), text="z", stopped=True),
+    ]
+    assert given[1].repetition == pytest.approx(1 - 4 / 17)
+    assert rates(given) == {
+        "mean_tokens": 10,
+        "repetition_rate": pytest.approx((1 - 4 / 17) / 4),
+        "empty_rate": 0.25,
+        "stop_rate": 0.75,
+    }
+
+
+def test_answers_in_batches_are_the_answers_alone(trained: Path) -> None:
+    tokenizer = load_tokenizer(trained / "model")
+    renderer = Renderer(tokenizer)
+    asked = [make_record(f"{'Why? ' * n}Name an animal.", "x") for n in range(4)]
+    prompts = [renderer.prompt_ids(record) for record in asked]
+    model = load_model(trained / "model", len(tokenizer), torch.float32)
+    together = answer(model, tokenizer, prompts, renderer.stop_id)
+    assert together == [answer(model, tokenizer, [prompt], renderer.stop_id)[0] for prompt in prompts]

@@ -140,7 +140,8 @@ def test_every_step_runs_in_a_pinned_image_and_installs_nothing(compiled: dict[s
 
 def test_only_resolve_is_never_cached(compiled: dict[str, Any]) -> None:
     tasks = compiled["root"]["dag"]["tasks"]
-    assert {name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")} == {"resolve"}
+    steps = {name: task for name, task in tasks.items() if name in STEPS}  # a condition is no step
+    assert {name for name, task in steps.items() if not task["cachingOptions"].get("enableCache")} == {"resolve"}
 
 
 def test_every_cached_step_takes_digests_not_names(compiled: dict[str, Any]) -> None:
@@ -189,7 +190,7 @@ def test_what_a_run_leaves_is_removed_after_its_time(placed: dict[str, Any]) -> 
 
 
 def test_failed_steps_are_tried_again_with_growing_pauses_however_long_they_took(compiled: dict[str, Any]) -> None:
-    for task in compiled["root"]["dag"]["tasks"].values():
+    for task in (task for name, task in compiled["root"]["dag"]["tasks"].items() if name in STEPS):
         assert task["retryPolicy"] == {
             "maxRetryCount": 2,
             "backoffDuration": "60s",

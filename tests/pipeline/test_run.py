@@ -102,7 +102,8 @@ def test_a_changed_byte_behind_the_same_path_runs_what_depends_on_it_and_meets_t
     assert result["champion"]["perplexity"] == pytest.approx(summary(trained)["tuned"]["perplexity"], rel=0.3)
     # half an epoch is worse than the champion's two: rejected, not registered, and the run does not fail
     assert result["gate"]["verdict"] == "rejected"
-    assert any("falls behind the champion" in reason for reason in result["gate"]["reasons"])
+    assert any(reason.startswith("as good as the champion: no: ") for reason in result["gate"]["reasons"])
+    assert "| as good as the champion | records | **no** |" in (trained.parent / "changed" / "verdict.md").read_text()
     assert result["registered"] is None
 
 
@@ -157,6 +158,17 @@ def test_a_run_that_failed_late_resumes_from_the_steps_that_succeeded(
             "'question' is not field=column; fields are ",
         ),
         (["--param", "dataset=x/y", "base_model=x/z", "test_size=1.5"], "test_size=1.5 is neither a fraction"),
+        (["--param", "dataset=x/y", "base_model=x/z", "on_reject=stop"], "it must be one of continue, fail"),
+        (
+            ["--param", "dataset=x/y", "base_model=x/z", "evaluation_corpora=/no/text.txt"],
+            "is not name=path or name=uri",
+        ),
+        (["--param", "dataset=x/y", "base_model=x/z", "evaluation_corpora=a=/no.txt"], "/no.txt does not exist"),
+        (
+            ["--param", "dataset=x/y", "base_model=x/z", "evaluation_corpora=a=/etc/passwd"],
+            "is not a text file; allowed",
+        ),
+        (["--param", "dataset=x/y", "base_model=x/z", "gate_rules=/no.yaml"], "gate_rules: /no.yaml does not exist"),
         (["--param", "dataset=x/y", "base_model=x/z", "registry=mlflow.db"], "registry='mlflow.db' is not an address"),
         (["--profile", "prod"], "profile 'prod' is neither a file nor one of default, demo, local"),
     ],

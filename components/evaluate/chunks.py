@@ -1,0 +1,67 @@
+"""The NLL of targets without the (targets x vocabulary) matrix.
+
+The trunk runs once, the head over chunks of its output. Memory is bounded whatever the vocabulary:
+CHUNK_LOGITS logits stand in memory at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.packing import IGNORED, flatten
+
+CHUNK_LOGITS = 2**23  # 32 MiB in float32
+
+
+def lay_out(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of at least two tokens as one sequence, without the last token of each, from which nothing is predicted.
+
+    Returns:
+        what packing.flatten makes, but with each label at the position that predicts it.
+    """
+    batch = flatten([{**row, "input_ids": row["input_ids"][:-1]} for row in rows])
+    starts = [max(1, row["loss_start"]) for row in rows]
+    labels = [[IGNORED] * (start - 1) + row["input_ids"][start:] for row, start in zip(rows, starts, strict=True)]
+    return {**batch, "labels": torch.tensor([[*chain.from_iterable(labels)]])}
+
+
+@torch.inference_mode()
+def chunked_nll(model: Any, batch: dict[str, Any]) -> Tensor:
+    """Negative log-likelihood of each target token, in nats and float32.
+
+    Each chunk goes through the model's own forward, whose trunk answers with what it computed once; so whatever an
+    architecture does to its logits (scaling, soft caps) is done here too.
+
+    Args:
+        model: a causal language model whose forward takes position_ids and logits_to_keep.
+        batch: what lay_out made.
+
+    Returns:
+        shape (targets,), in the order of the sequence.
+    """
+    labels = batch["labels"][0]
+    positions = (labels != IGNORED).nonzero()[:, 0]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    rows = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
+    with _computed_once(model.base_model, model.base_model(**inputs, use_cache=False)):
+        return torch.cat([_nll(model, inputs, chunk, labels[chunk]) for chunk in positions.split(rows)])
+
+
+def _nll(model: Any, inputs: dict[str, Any], positions: Tensor, targets: Tensor) -> Tensor:
+    logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits[0].float()
+    nll: Tensor = logits.logsumexp(dim=-1) - logits.gather(1, targets[:, None])[:, 0]
+    return nll
+
+
+@contextmanager
+def _computed_once(trunk: Any, output: Any) -> Iterator[None]:
+    """Inside, the trunk answers every call with an output that is there already."""
+    trunk.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        del trunk.forward

@@ -1,0 +1,165 @@
+"""The models that are compared: how each reads records and texts, and what it gives them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.errors import ModelError, ParameterError
+from components.models import load_model, max_positions
+from components.rendering import Renderer, load_tokenizer
+
+if TYPE_CHECKING:  # torch is loaded with the first model, not with the command line
+    from components.evaluate.generation import Answer
+    from components.evaluate.perplexity import Scores
+
+PRECISIONS = ("fp32", "bf16")
+WINDOW = 2048  # tokens of a text that a model takes at a time, unless it was built for fewer
+DEFAULT_POSITIONS = 1024  # by Dolly's rule, where a model does not say what it was built for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model to measure: its folder, its token rows, and the tokenizers through which it reads."""
+
+    name: str
+    folder: Path
+    tokenizer: Any  # with its template, for records and questions
+    reader: Any  # for texts, which are no conversations
+    rows: Sequence[dict[str, Any]]
+    positions: int  # tokens that it takes at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a model gave: scores of the records and of each text's documents, and its answers."""
+
+    scores: "Scores"
+    corpora: dict[str, "Scores"]
+    documents: dict[str, dict[str, int]]  # of each text: documents, empty_documents, window
+    answers: list["Answer"]
+
+
+def check_precision(precision: str) -> None:
+    """Raises ParameterError unless it is one of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise ParameterError(f"precision={precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+
+
+def subjects(folders: dict[str, Path], rows: list[dict[str, Any]], texts: dict[str, dict[str, Any]]) -> list[Subject]:
+    """Base, tuned and champion.
+
+    The base model meets the tuned one's template and tokens; a champion brings its own. Texts are no conversations:
+    base and tuned read them through the base model's tokenizer, which has no tokens of a template.
+
+    Args:
+        folders: the models' folders by name.
+        rows: the test rows, as the tuned model's tokenizer made them.
+        texts: the records of these rows by id.
+    """
+    found = []
+    for name, folder in folders.items():
+        tokenizer = load_tokenizer(folders["tuned"] if name == "base" else folder)
+        if name == "champion":
+            check_vocabulary(folder, tokenizer)
+        found.append(
+            Subject(
+                name=name,
+                folder=folder,
+                tokenizer=tokenizer,
+                reader=load_tokenizer(folders["base"] if name == "tuned" else folder),
+                rows=_encoded_by(tokenizer, rows, texts) if name == "champion" else rows,
+                positions=positions(folder),
+            )
+        )
+    return found
+
+
+def positions(folder: Path) -> int:
+    """How many tokens a folder's model was built to take."""
+    from transformers import AutoConfig
+
+    return max_positions(AutoConfig.from_pretrained(str(folder), local_files_only=True)) or DEFAULT_POSITIONS
+
+
+def check_vocabulary(folder: Path, tokenizer: Any) -> None:
+    """Raises ModelError when a folder's tokenizer has tokens that its model has no embedding for."""
+    from transformers import AutoConfig
+
+    rows = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config().vocab_size
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"{folder}: its tokenizer has {len(tokenizer)} tokens, its model only {rows} embeddings; "
+            "they do not belong together, save both again with save_pretrained"
+        )
+
+
+def measure(
+    subject: Subject,
+    *,
+    paths: dict[str, Path],
+    stride: int,
+    questions: list[dict[str, Any]],
+    precision: str,
+    batch_size: int,
+) -> Measured:
+    """One model's scores and answers; the model is gone when this returns.
+
+    Args:
+        paths: the texts by name.
+        stride: tokens between windows over a text; 0: windows that do not overlap.
+        questions: the records whose questions it answers.
+    """
+    from components.evaluate.corpora import encode, score_corpus
+    from components.evaluate.generation import answer
+    from components.evaluate.perplexity import score
+
+    # a text that cannot be read fails before a model is loaded
+    window = min(subject.positions, WINDOW)
+    corpora = {name: encode(subject.reader, path, window=window, stride=stride) for name, path in paths.items()}
+    model = load(subject.folder, len(subject.tokenizer), precision)
+    scores = score(model, subject.rows, batch_size=batch_size, description=f"evaluate {subject.name}")
+    on_corpora = {
+        name: score_corpus(model, corpus, batch_size=batch_size, description=f"evaluate {subject.name} on {name}")
+        for name, corpus in corpora.items()
+    }
+    counts = {
+        name: {"documents": len(corpus.ids), "empty_documents": corpus.empty, "window": window}
+        for name, corpus in corpora.items()
+    }
+    answers = []
+    if questions:
+        renderer = Renderer(subject.tokenizer)
+        prompts = [renderer.prompt_ids(record) for record in questions]
+        answers = answer(model, subject.tokenizer, prompts, renderer.stop_id)
+    return Measured(scores=scores, corpora=on_corpora, documents=counts, answers=answers)
+
+
+def load(folder: Path, vocabulary_size: int, precision: str) -> Any:
+    """A folder's model on a GPU where there is one, with an embedding for each token."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    model = load_model(folder, vocabulary_size, torch.float32 if precision == "fp32" else torch.bfloat16)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def answerable(found: list[Subject], new_tokens: int) -> list[int]:
+    """The numbers of the rows whose prompt leaves every model room for an answer of this many tokens."""
+    count = len(found[0].rows)
+    return [
+        index
+        for index in range(count)
+        if all(subject.rows[index]["loss_start"] + new_tokens <= subject.positions for subject in found)
+    ]
+
+
+def _encoded_by(tokenizer: Any, rows: list[dict[str, Any]], texts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same test records as tokens of another tokenizer and template."""
+    encoded = Renderer(tokenizer).encode([texts[row["id"]] for row in rows])
+    return [
+        {**row, "input_ids": new.input_ids, "loss_start": new.loss_start}
+        for row, new in zip(rows, encoded, strict=True)
+    ]
