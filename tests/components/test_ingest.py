@@ -391,7 +391,9 @@ def test_a_remote_dataset_is_read_like_a_local_one(tmp_path: Path, monkeypatch: 
 
 
 def test_dolly_15k(dolly: Path, tmp_path: Path) -> None:
-    result = run(dolly, tmp_path, max_reject_fraction=0.0, cleaning="control,whitespace,references,nfc", near_duplicates=0.7)
+    result = run(
+        dolly, tmp_path, max_reject_fraction=0.0, cleaning="control,whitespace,references,nfc", near_duplicates=0.7
+    )
     assert result.counts == {"rows": 15015, "records": 14801, "rejected": 0, "removed": 214}
     assert result.metrics["removed"] == {"duplicate": 16, "near_duplicate": 9, "repeated_prompt": 189}
     assert len(result.metrics["categories"]) == 8
