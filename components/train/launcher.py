@@ -118,7 +118,9 @@ def cause(failure: BaseException) -> PipelineError:
         name = signal.Signals(-first.exitcode).name
         hint = "; the node may have run out of memory" if name == "SIGKILL" else ""
         return TrainingError(f"training failed: rank {rank} was killed by {name}{hint}")
-    kind, _, text = str(first.message).strip().splitlines()[-1].partition(": ")
+    written = first.error_file_data["message"]  # by the rank; a text where it could not write any
+    message = written["message"] if isinstance(written, dict) else written
+    kind, _, text = str(message).strip().splitlines()[-1].partition(": ")
     known = getattr(errors, kind, None)
     if isinstance(known, type) and issubclass(known, UserError):
         return known(text)

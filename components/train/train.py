@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components import code_digest
-from components.errors import ParameterError
+from components.errors import ParameterError, PipelineError
 from components.models import MODEL_FILES
 from components.records import canonical_json, count_rows, digest, path_digest, read_json
 from components.rendering import load_tokenizer
@@ -33,7 +33,10 @@ def train(config: TrainConfig) -> dict[str, float]:
 
         from components.train.worker import work
 
-        record(work)(config)
+        try:
+            record(work)(config)
+        except PipelineError as error:
+            raise SystemExit(error.exit_code) from None  # told once, by the launcher
         return {}
     processes, cuda = placement(config)
     rows = count_rows(config.train)

@@ -21,9 +21,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from components import head
 from components.errors import ModelError
 from components.models import load_model
-from components.packing import attention_for, flatten, register_attention, target_nll
+from components.packing import HOLDS_LOSS, attention_for, flatten, register_attention, summed_nll, target_nll
 
 SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SHAPE, "intermediate_size": 64}
@@ -82,6 +83,24 @@ def test_packed_gradients_equal_the_sum_over_rows_alone(name: str, rows: list[di
             plain_nll(alone, row).sum().backward()
     target_nll(packed, flatten(rows)).sum().backward()
     for one, other in zip(alone.parameters(), packed.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 128 * 7, 1 << 23])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_loss_inside_the_output_layer_is_the_plain_one(
+    name: str, chunk: int, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In chunks of one target, of seven, and of all; a soft cap after the layer keeps it out."""
+    monkeypatch.setattr(head, "CHUNK_LOGITS", chunk)
+    config = CONFIGS[name]
+    plain, held = build(config, attention_for(config)), build(config, attention_for(config))
+    expected, total = target_nll(plain, flatten(rows)).sum(), summed_nll(held, flatten(rows))
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=0, check_dtype=False)
+    assert getattr(held, HOLDS_LOSS) == (name != "gemma2, soft cap")
+    (expected / 3).backward()
+    (total / 3).backward()
+    for one, other in zip(plain.parameters(), held.parameters(), strict=True):
         torch.testing.assert_close(other.grad, one.grad, rtol=1e-5, atol=1e-6)
 
 
