@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 IMAGES ?= data train-cuda
 KILLS ?= 5
 
-.PHONY: help setup demo test test-faults check format bench generate images locks screenshot clean
+.PHONY: help setup demo test test-faults test-containers check format bench generate images locks screenshot clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,10 +29,13 @@ demo: setup ## run the pipeline on the bundled data and model
 	$(BIN)/python -m pipeline.demo
 
 test: setup ## run the tests: offline, warnings are errors
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not faults' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not faults and not containers' $(ARGS)
 
 test-faults: setup ## kill, stop and starve trainings: make test-faults KILLS=20
 	KILLS=$(KILLS) $(BIN)/python -m pytest -m faults $(ARGS)
+
+test-containers: setup ## build the images and run the tests that need them, on a Docker engine
+	.ci/containers $(ARGS)
 
 check: setup ## lint, types, import contracts, YAML
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 # Builds images and their SBOMs from the commit that is checked out: docker/build.sh data train-cpu train-cuda
 #   DOCKER      the engine's command: docker (20.10 or newer, with BuildKit), podman or buildah
 #   REPOSITORY  what stands before /data and /train in the images' names
+#   NO_CACHE    anything: build every layer anew
 #   BASE, BUILD_BASE  other base images than the Dockerfiles', such as a mirror's
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,10 +34,12 @@ size() { # IMAGE: bytes and id
   esac
 }
 
+declare -A names
 for image in "$@"; do
   name=$repository/${image%%-*}:$version
   arguments=(--file "docker/${image%%-*}.Dockerfile" --network=none --build-arg "SOURCE_DATE_EPOCH=$epoch")
   for base in BASE BUILD_BASE; do [ -z "${!base:-}" ] || arguments+=(--build-arg "$base=${!base}"); done
+  [ -z "${NO_CACHE:-}" ] || arguments+=(--no-cache)
   case $image in
     data) locks=(build data) ;;
     train-cpu) locks=(build train-cpu deepspeed) name+=-cpu arguments+=(--build-arg VARIANT=cpu) ;;
@@ -48,4 +51,10 @@ for image in "$@"; do
   "$engine" build "${arguments[@]}" --target image --tag "$name" --build-arg "VERSION=$version" \
     --build-arg "REVISION=$revision" --build-arg "CREATED=$(date --utc --date="@$epoch" +%FT%TZ)" .
   echo "$name $(size "$name")"
+  names[${image%%-*}]=$name
 done
+
+# what pipeline.run --runner docker and pipeline.compile take as --profile
+if [ -n "${names[data]:-}" ] && [ -n "${names[train]:-}" ]; then
+  printf 'extends: local\ndata_image: %s\ntrain_image: %s\n' "${names[data]}" "${names[train]}" >build/images.yaml
+fi

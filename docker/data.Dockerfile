@@ -7,7 +7,9 @@ FROM ${BUILD_BASE} AS dependencies
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
 WORKDIR /build
 COPY docker/install.sh docker/prune.sh docker/build.lock docker/data.lock ./
-RUN --mount=type=bind,source=build/wheels,target=/wheels ./install.sh data && ./prune.sh
+RUN --mount=type=bind,source=build/wheels/build,target=/wheels/build \
+    --mount=type=bind,source=build/wheels/data,target=/wheels/data \
+    ./install.sh data && ./prune.sh
 
 FROM dependencies AS project
 ARG SOURCE_DATE_EPOCH=315532800

@@ -11,10 +11,12 @@ lock() { # NAME, then what to resolve
     --output-file "$1.lock" "${@:2}"
 }
 
+stores=(--extra s3 --extra gcs --extra azure)
 # DeepSpeed has a lock of its own: it is compiled against the torch of the other one.
-lock data --extra s3 --extra gcs --extra azure --extra signing ../pyproject.toml
-lock train-cpu --extra s3 --extra gcs --extra azure --extra train --no-emit-package deepspeed --constraint cpu.in ../pyproject.toml
-UV_FIND_LINKS='' lock train-cuda --extra s3 --extra gcs --extra azure --extra train --no-emit-package deepspeed ../pyproject.toml
+training=("${stores[@]}" --extra train --no-emit-package deepspeed)
+lock data "${stores[@]}" --extra signing ../pyproject.toml
+lock train-cpu "${training[@]}" --constraint cpu.in ../pyproject.toml
+(unset UV_EXTRA_INDEX_URL UV_FIND_LINKS && lock train-cuda "${training[@]}" ../pyproject.toml)
 lock deepspeed --no-deps deepspeed.in
 lock build build.in
 lock build-cuda --constraint train-cuda.lock --no-emit-package nvidia-cuda-runtime build-cuda.in

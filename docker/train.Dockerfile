@@ -8,8 +8,8 @@ FROM ${BUILD_BASE} AS dependencies
 ARG VARIANT
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
 WORKDIR /build
-COPY docker/install.sh docker/build.lock docker/train-${VARIANT}.lock ./
-RUN --mount=type=bind,source=build/wheels,target=/wheels ./install.sh "train-${VARIANT}"
+COPY docker/install.sh docker/prune.sh docker/build.lock docker/train-${VARIANT}.lock ./
+RUN --mount=type=bind,source=build/wheels,target=/wheels ./install.sh "train-${VARIANT}" && ./prune.sh
 
 FROM dependencies AS operators
 ARG VARIANT
@@ -17,10 +17,9 @@ COPY docker/deepspeed.sh docker/deepspeed.lock docker/build-cuda.lock ./
 RUN --mount=type=bind,source=build/wheels,target=/wheels ./deepspeed.sh "${VARIANT}"
 
 FROM dependencies AS complete
-COPY docker/prune.sh ./
 RUN --mount=type=bind,from=operators,source=/built,target=/built \
     tools/bin/python -m pip --python /opt/venv/bin/python install --quiet --no-index --no-deps --no-compile /built/*.whl \
-    && ./prune.sh
+    && rm -rf /opt/venv/lib/python3*/site-packages/torch/include && ./prune.sh
 
 FROM complete AS project
 ARG SOURCE_DATE_EPOCH=315532800

@@ -37,7 +37,7 @@ class StepLog(io.TextIOBase):
         self._step: str | None = None
         self._file: Any = None
         self._line = ""
-        self._reason = ""
+        self._reasons: dict[str, str] = {}
         self._started = 0.0
 
     def __enter__(self) -> "StepLog":
@@ -68,10 +68,11 @@ class StepLog(io.TextIOBase):
             self._take(COLOUR.sub("", line))
         return len(text)
 
-    def failure(self) -> StepFailedError:
-        """The step that ran last, with the last exception in its log."""
-        step = self._step or "unknown"
-        return StepFailedError(step, self._reason or "no reason was printed", self.folder / f"{step}.log")
+    def failure(self, step: str | None = None) -> StepFailedError:
+        """A step, the one that ran last unless another is named, with the last exception in its log."""
+        step = step or self._step or "unknown"
+        reason = self._reasons.get(step, "no reason was printed")
+        return StepFailedError(step, reason, self.folder / f"{step}.log")
 
     def _take(self, line: str) -> None:
         if started := STARTED.search(line):
@@ -82,8 +83,8 @@ class StepLog(io.TextIOBase):
             self._file.write(line + "\n")
             self._file.flush()
         stripped = line.strip()
-        if exception := EXCEPTION.match(stripped):
-            self._reason = exception[1]
+        if self._step and (exception := EXCEPTION.match(stripped)):
+            self._reasons[self._step] = exception[1]
         if self._step and stripped.startswith((f"{self._step}: ", f"{self._step} ")):
             self._show(stripped)
 
@@ -96,7 +97,8 @@ class StepLog(io.TextIOBase):
 
     def _begin_step(self, step: str, *, cached: bool) -> None:
         self._end_step()
-        self._step, self._reason, self._started = step, "", time.perf_counter()
+        self._step, self._started = step, time.perf_counter()
+        self._reasons.pop(step, None)
         self.steps[step] = {"seconds": 0.0, "cached": cached}
         if cached:
             self._show(f"{step}: unchanged, taken from the cache")

@@ -1,4 +1,4 @@
-"""python -m pipeline.run: the same DAG on this machine, in plain processes."""
+"""python -m pipeline.run: the same DAG on this machine, in plain processes or in containers."""
 
 import argparse
 import os
@@ -17,10 +17,12 @@ from components.records import path_digest, write_json
 from components.rules import load_rules
 from components.sources import check_local, local_path, where
 from components.templates import TEMPLATES
+from pipeline.containers import docker_runner, first_unfinished, forget_empty, identify
 from pipeline.local_log import StepFailedError, StepLog
 from pipeline.settings import Settings, load
 from pipeline.summary import show, summarise
 
+RUNNERS = ("subprocess", "docker")
 # What the run leaves in its folder, by artifact; a name without a suffix is a folder.
 FILES = {
     "records": "records.parquet",
@@ -67,11 +69,17 @@ def main(argv: list[str] | None = None) -> int:
         default=Path("runs/local"),
         help="folder of this run (default: %(default)s); its parent keeps the cache and the registry",
     )
+    parser.add_argument(
+        "--runner",
+        choices=RUNNERS,
+        default="subprocess",
+        help="plain processes, or containers of the profile's images (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     try:
         wanted = load(arguments.profile, parse_pairs(arguments.param))
-        settings = prepare(wanted, arguments.output)
-        summary = run(settings, arguments.output)
+        settings = prepare(wanted, arguments.output, arguments.runner)
+        summary = run(settings, arguments.output, arguments.runner)
     except StepFailedError as error:
         print(f"run: step {error.step} failed: {error.reason}\nrun: its log is {error.log}", file=sys.stderr)
         return 1
@@ -105,7 +113,7 @@ def parse_pairs(pairs: list[str]) -> dict[str, str]:
     return values
 
 
-def prepare(settings: Settings, output: Path) -> Settings:
+def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Settings:
     """Settings for this machine: absolute paths, a registry and checkpoints beside the output, this code's digest.
 
     Raises:
@@ -139,6 +147,9 @@ def prepare(settings: Settings, output: Path) -> Settings:
         checkpoints=p.checkpoints or str(shared / "checkpoints"),
         registry=registry,
     )
+    if runner == "docker":
+        identify(settings)
+        return replace(settings, parameters=parameters)
     # The image's name is part of every cache key: with the code's digest in it, changed code is never a hit.
     image = f"python-private-llm:{code_digest()}"
     return replace(settings, data_image=image, train_image=image, parameters=parameters)
@@ -148,7 +159,7 @@ def _absolute(uri: str) -> str:
     return str(local_path(uri)) if where(uri) == "local" else uri
 
 
-def run(settings: Settings, output: Path) -> dict[str, Any]:
+def run(settings: Settings, output: Path, runner: str = "subprocess") -> dict[str, Any]:
     """Runs the DAG and writes its artifacts, logs and summary.json into the output folder.
 
     Raises:
@@ -161,18 +172,26 @@ def run(settings: Settings, output: Path) -> dict[str, Any]:
     shared = shared_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "summary.json").unlink(missing_ok=True)  # an earlier run's, which would outlive a failure of this one
+    (shared / "artifacts").mkdir(parents=True, exist_ok=True)  # by this user, not by the Docker engine
+    docker = runner == "docker"
+    cache = shared / (f"cache-{identify(settings)}" if docker else "cache")
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        docker_runner(settings, output) if docker else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(shared / "artifacts"),
-        cache_root=str(shared / "cache"),
+        cache_root=str(cache),
         enable_caching=True,
     )
     pipeline = build(settings)
     with StepLog(output / "logs") as log:
+        error = None
         try:
             task = pipeline()
-        except RuntimeError as error:
-            raise log.failure() from error
+        except (RuntimeError, ValueError) as raised:  # the second where outputs are missing of what kfp took for done
+            error = raised
+        unfinished = first_unfinished(shared / "artifacts", log.steps) if docker else None
+        if error or unfinished:
+            forget_empty(cache)
+            raise log.failure(unfinished) from error
     artifacts = {name: collect(Path(task.outputs[name].path), output / file) for name, file in FILES.items()}
     summary = summarise(artifacts, log.steps)
     write_json(output / "summary.json", summary)
