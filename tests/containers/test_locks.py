@@ -11,7 +11,11 @@ from packaging.version import Version
 
 from tests.conftest import ROOT
 
-LOCKS = {"data": ("s3", "gcs", "azure", "signing"), "train-cpu": ("s3", "gcs", "azure", "train"), "train-cuda": ("train",)}
+LOCKS = {
+    "data": ("s3", "gcs", "azure", "signing"),
+    "train-cpu": ("s3", "gcs", "azure", "train"),
+    "train-cuda": ("train",),
+}
 FIX = "run make locks"
 
 
