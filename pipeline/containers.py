@@ -100,6 +100,10 @@ def _mounts(settings: Settings, runs: Path, cache: Path) -> list[Any]:
         written.add(Path(p.registry.removeprefix("sqlite:///")).parent)
     for folder in written:
         folder.mkdir(parents=True, exist_ok=True)
-    read = {local_path(source) for source in (p.dataset, p.base_model, p.template) if where(source) == "local"}
+    read = {
+        local_path(source)
+        for source in (p.dataset, p.base_model, p.template, p.gate_rules)
+        if source and where(source) == "local"
+    }
     read = {path for path in read if path.exists()}
     return [Mount(str(path), str(path), type="bind", read_only=path in read) for path in sorted(written | read)]
