@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from components.errors import ClusterError
-from components.train.kubernetes import PERMISSIONS
+from components.train.jobs import Build, run_job
+from components.train.kubernetes import PERMISSIONS, Cluster
 from components.train.trainjob import JobSettings, Training, train_job
 from tests.cluster.nodes import OWN_POD, Nodes
-from tests.cluster.play import PACE, RUN, SPEED, TRAINING, run_launcher
-from tests.cluster.server import Fault, Server, Thing
+from tests.cluster.play import PACE, RUN, SPEED, TRAINING, configuration, run_launcher
+from tests.cluster.server import NAMESPACE, Fault, Server, Thing
 
 GRANTED = {(group, resource, verb) for (group, resource), verbs in PERMISSIONS.items() for verb in verbs}
 
@@ -459,6 +460,29 @@ def test_a_run_that_is_terminated_while_its_job_is_made_leaves_none(nodes: Nodes
         stop_this_process()
 
     assert "the run was terminated" in fails(nodes, script)
+    assert jobs(nodes) == {}
+
+
+def test_a_run_that_is_terminated_before_its_job_is_adopted_deletes_it(nodes: Nodes) -> None:
+    existing(nodes)
+
+    def prepare() -> Build:
+        stop_this_process()
+        time.sleep(5)
+        raise AssertionError("the signal was not taken")
+
+    with pytest.raises(ClusterError, match="the run was terminated"):
+        run_job(Cluster(configuration(nodes.server), NAMESPACE, pace=PACE), RUN, prepare, JobSettings(), OWN_POD)
+    assert jobs(nodes) == {}
+
+
+def test_a_launcher_that_fails_leaves_no_job_behind(nodes: Nodes) -> None:
+    def script(nodes: Nodes) -> None:
+        nodes.start(nodes.job())
+        nodes.server.state.faults = [Fault(verb="list", resource="events", status=403)]
+        nodes.server.break_streams()
+
+    assert "lacks a right" in fails(nodes, script)
     assert jobs(nodes) == {}
 
 
