@@ -23,6 +23,9 @@ from tests.cluster.server import NAMESPACE, Server, Thing
 from tests.conftest import ROOT, make_record, write_tokens
 
 
+TEMPLATE = "{% for m in messages %}{{ m.content + ('\\n' if m.role == 'user' else eos_token) }}{% endfor %}"
+
+
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     monkeypatch.setenv("KFP_POD_NAME", OWN_POD)
@@ -90,6 +93,7 @@ def test_two_nodes_train_are_preempted_and_go_on(
         for file in stories.glob(pattern):
             (storage / "cache" / "base").mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, storage / "cache" / "base" / file.name)
+    (storage / "cache" / "base" / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     rows = write_tokens(step / "rows", [make_record(f"question {number}", "answer") for number in range(64)])
     config = TrainConfig(
         train=rows,
@@ -123,7 +127,9 @@ def test_two_nodes_train_are_preempted_and_go_on(
     cluster = Cluster(configuration(nodes.server), NAMESPACE, pace=PACE)
     with playing(nodes, script, seconds=300):
         figures, place = train_remotely(config, launcher, {"resources": {"limits": {"cpu": "1"}}}, cluster)
-    print(capsys.readouterr().out)
+    output = capsys.readouterr().out
+    assert "starting again, 1 of at most 10 times" in output
+    assert "resum" in output
     assert figures["steps"] == 32
     assert figures["world_size"] == 2
     assert (Path(place["path"]) / "model.safetensors").is_file()
