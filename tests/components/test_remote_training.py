@@ -22,7 +22,6 @@ from tests.cluster.play import PACE, configuration, playing
 from tests.cluster.server import NAMESPACE, Server, Thing
 from tests.conftest import ROOT, make_record, write_tokens
 
-
 TEMPLATE = "{% for m in messages %}{{ m.content + ('\\n' if m.role == 'user' else eos_token) }}{% endfor %}"
 
 
@@ -104,7 +103,7 @@ def test_two_nodes_train_are_preempted_and_go_on(
         curves=step / "curves.json",
         metrics=step / "metrics.json",
         per_device_batch_size=1,
-        epochs=1,
+        epochs=10,
         precision="fp32",
         zero_stage=2,
         gradient_checkpointing=False,
@@ -129,9 +128,9 @@ def test_two_nodes_train_are_preempted_and_go_on(
         figures, place = train_remotely(config, launcher, {"resources": {"limits": {"cpu": "1"}}}, cluster)
     output = capsys.readouterr().out
     assert "starting again, 1 of at most 10 times" in output
-    assert "resum" in output
-    assert figures["steps"] == 32
+    assert "train: resuming from" in output
+    assert figures["steps"] == 320
     assert figures["world_size"] == 2
     assert (Path(place["path"]) / "model.safetensors").is_file()
-    assert [entry["step"] for entry in read_json(config.curves) if "loss" in entry] == list(range(1, 33))
+    assert [entry["step"] for entry in read_json(config.curves) if "loss" in entry] == list(range(1, 321))
     assert list((storage / "checkpoints").glob("*")) == []
