@@ -26,4 +26,4 @@ deepspeed.init_distributed("gloo", verbose=False)
 kept = HfDeepSpeedConfig(deepspeed_config(config, 2))
 weights = list(prepare(config, 0).parameters())
 whole, part = sum(w.numel() for w in weights), sum(w.ds_tensor.numel() for w in weights)
-print("held", whole, part, sum(w.ds_numel for w in weights))
+sys.stdout.write(f"held {whole} {part} {sum(w.ds_numel for w in weights)}\n")  # at once: two ranks write
