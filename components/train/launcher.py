@@ -48,11 +48,12 @@ def torchrun(module_arguments: list[str], processes: int, scratch: Path, grace_s
         agent = Agent(command)
         agent.start()
         _wait(agent, stop_file, grace_seconds)
-    if stop_file.exists() or (stopped_file.exists() and agent.failure is None):  # or another node was asked
-        where = stopped_file.read_text(encoding="utf-8") if stopped_file.exists() else "stopped before the first step"
-        raise ResumableError(f"{where}, on request; start it again to go on")
+    if stopped_file.exists():  # asked here, or on another node
+        raise ResumableError(f"{stopped_file.read_text(encoding='utf-8')}, on request; start it again to go on")
+    if agent.failure is not None and stop_file.exists():
+        raise ResumableError("stopped on request, without a new checkpoint; start it again to go on")
     if agent.failure is not None:
-        raise cause(agent.failure)
+        raise cause(agent.failure)  # and where it had finished before it could stop, it has finished
 
 
 class Agent(Thread):
