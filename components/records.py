@@ -75,6 +75,7 @@ class Removal(StrEnum):
     NOT_SAMPLED = "not_sampled"
     NEAR_DUPLICATE = "near_duplicate"
     PERSONAL_DATA = "personal_data"
+    CONTAMINATED = "contaminated"
     TOO_LONG = "too_long"
     NEAR_DUPLICATE_OF_TEST = "near_duplicate_of_test"
     OVER_TEST_SIZE = "over_test_size"

@@ -17,7 +17,7 @@ from components.errors import DataError, ModelError, UserError
 from components.files import GLOB, glob_parts, is_data, local_files
 from components.records import canonical_json, file_digest, path_digest
 
-Kind = Literal["dataset", "model", "template", "corpus", "rules"]
+Kind = Literal["dataset", "model", "template", "corpus", "evaluation_set", "rules"]
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?(:\w+)?$")
 PACKED = ("", ".gz", ".zst", ".bz2")
 DATA_SUFFIXES = tuple(
@@ -26,8 +26,14 @@ DATA_SUFFIXES = tuple(
     for packed in PACKED
 )
 # The parameter that names a kind, and what a file of that kind may be.
-PARAMETER = {"model": "base_model", "corpus": "evaluation_corpora", "rules": "gate_rules"}
-SUFFIXES = {"corpus": (".txt", ".jsonl", ".parquet"), "rules": (".yaml", ".yml")}
+PARAMETER = {
+    "model": "base_model",
+    "corpus": "evaluation_corpora",
+    "evaluation_set": "decontaminate",
+    "rules": "gate_rules",
+}
+TEXTS = (".txt", ".jsonl", ".parquet")
+SUFFIXES = {"corpus": TEXTS, "evaluation_set": TEXTS, "rules": (".yaml", ".yml")}
 SMALL = 1 << 16  # bytes of a file that is read at once
 # What changes when the bytes of a remote object change, in the words of the stores that fsspec speaks to.
 REMOTE_FINGERPRINT = (

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from components.corpora import parse_corpora
 from components.errors import ParameterError
 from components.records import digest, read_json
 from components.sources import cache_folder, local_path, where
@@ -100,9 +101,10 @@ def _mounts(settings: Settings, runs: Path, cache: Path) -> list[Any]:
         written.add(Path(p.registry.removeprefix("sqlite:///")).parent)
     for folder in written:
         folder.mkdir(parents=True, exist_ok=True)
+    named = (*parse_corpora(p.evaluation_corpora).values(), *parse_corpora(p.decontaminate, "decontaminate").values())
     read = {
         local_path(source)
-        for source in (p.dataset, p.base_model, p.template, p.gate_rules)
+        for source in (p.dataset, p.base_model, p.template, p.gate_rules, *named)
         if source and where(source) == "local"
     }
     read = {path for path in read if path.exists()}

@@ -21,11 +21,11 @@ from pipeline.settings import Settings
 
 # What only says where things are, or what a report shows; everything else decides what the result is.
 NOT_CONFIGURATION = (
-    *("dataset", "base_model", "evaluation_corpora", "gate_rules", "registry", "checkpoints"),
-    *("on_reject", "include_samples", "price_per_accelerator_hour"),
+    *("dataset", "base_model", "evaluation_corpora", "decontaminate", "gate_rules", "registry"),
+    *("checkpoints", "on_reject", "include_samples", "price_per_accelerator_hour"),
 )
 # What resolve pinned for other steps than register.
-NOT_LINEAGE = ("corpora", "gate_rules", "gate_rules_digest")
+NOT_LINEAGE = ("corpora", "decontaminate", "decontaminate_digest", "gate_rules", "gate_rules_digest")
 
 
 class Outputs(NamedTuple):
@@ -66,6 +66,7 @@ def build(settings: Settings) -> Any:
                 registry=p["registry"],
                 model_name=p["model_name"],
                 evaluation_corpora=p["evaluation_corpora"],
+                decontaminate=p["decontaminate"],
                 gate_rules=p["gate_rules"],
                 configuration=configuration,
             )
@@ -84,6 +85,8 @@ def build(settings: Settings) -> Any:
                 pii=p["pii"],
                 pii_names=p["pii_names"],
                 near_duplicates=p["near_duplicates"],
+                decontaminate=pins["decontaminate"],
+                decontaminate_digest=pins["decontaminate_digest"],
             )
         ).outputs
 

@@ -83,6 +83,10 @@ class Parameters:
     near_duplicates: float = parameter(
         0.7, "From this similarity on (0.5 to 1) a record repeats an earlier one and is removed; 0: none is.", minimum=0
     )
+    decontaminate: str = parameter(
+        "",
+        "Evaluation sets to keep out, written as evaluation_corpora is: a record with 13 words in a row of one goes.",
+    )
     template: str = parameter(
         "dolly",
         "How a record is put to the model: dolly, base for the base model's own chat template, "
@@ -187,6 +191,7 @@ class Parameters:
         check_similarity(self.near_duplicates)
         test_fraction(self.test_size)
         parse_corpora(self.evaluation_corpora)
+        parse_corpora(self.decontaminate, "decontaminate")
         if self.registry:  # a local run fills in its own
             check_address(self.registry)
         for name in ("dataset", "base_model", "model_name"):

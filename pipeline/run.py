@@ -125,9 +125,11 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
     own_template = p.template not in TEMPLATES
     if own_template:
         check_local(p.template, "template")
-    corpora = parse_corpora(p.evaluation_corpora)
+    corpora, sets = parse_corpora(p.evaluation_corpora), parse_corpora(p.decontaminate, "decontaminate")
     for uri in corpora.values():
         check_local(uri, "corpus")
+    for uri in sets.values():
+        check_local(uri, "evaluation_set")
     if p.gate_rules:
         check_local(p.gate_rules, "rules")
         if where(p.gate_rules) == "local":
@@ -141,7 +143,8 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
         dataset=_absolute(p.dataset),
         base_model=_absolute(p.base_model),
         template=_absolute(p.template) if own_template else p.template,
-        evaluation_corpora=",".join(f"{name}={_absolute(uri)}" for name, uri in corpora.items()),
+        evaluation_corpora=_all_absolute(corpora),
+        decontaminate=_all_absolute(sets),
         gate_rules=p.gate_rules and _absolute(p.gate_rules),
         on_reject="continue",  # here the run itself says so at its end, when its files are in place
         checkpoints=p.checkpoints or str(shared / "checkpoints"),
@@ -157,6 +160,10 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
 
 def _absolute(uri: str) -> str:
     return str(local_path(uri)) if where(uri) == "local" else uri
+
+
+def _all_absolute(named: dict[str, str]) -> str:
+    return ",".join(f"{name}={_absolute(uri)}" for name, uri in named.items())
 
 
 def run(settings: Settings, output: Path, runner: str = "subprocess") -> dict[str, Any]:

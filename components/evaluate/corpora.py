@@ -1,18 +1,16 @@
 """Whole-text perplexity: documents of a text file, scored in windows that never cross a document's border."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from components.corpora import read_documents
 from components.errors import DataError, ModelError, ParameterError
 from components.evaluate.perplexity import Scores, count_words, row_nll
 from components.evaluate.windows import Window, windows
-
-TEXT = "text"  # the field of a JSON line, the column of a Parquet file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +33,6 @@ class Documents(Sequence[dict[str, Any]]):
         document, place = self.places[index]
         ids = self.ids[document][place.begin : place.end].tolist()
         return {"id": f"document {document + 1}", "input_ids": ids, "loss_start": place.scored - place.begin}
-
-
-def read_documents(path: Path) -> Iterator[str]:
-    """The documents of a .txt file (the whole of it is one), or of the field `text` of .jsonl or .parquet rows.
-
-    Raises:
-        DataError: the file is not there, is not readable, or has no such field; with the place.
-    """
-    readers = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} is not a text file; allowed: {', '.join(readers)}")
-    try:
-        yield from reader(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def encode(tokenizer: Any, path: Path, *, window: int, stride: int = 0) -> Documents:
@@ -100,44 +80,3 @@ def score_corpus(model: Any, corpus: Documents, *, batch_size: int, description:
         bytes=np.array(corpus.bytes, dtype=np.int64),
         words=np.array(corpus.words, dtype=np.int64),
     )
-
-
-def _txt(path: Path) -> Iterator[str]:
-    yield path.read_bytes().decode("utf-8-sig")
-
-
-def _jsonl(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _text(line, f"{path} line {number}")
-
-
-def _text(line: bytes, place: str) -> str:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        raise DataError(f"{place} is not JSON") from None
-    text = row.get(TEXT) if isinstance(row, dict) else None
-    if not isinstance(text, str):
-        raise DataError(f"{place} has no field {TEXT!r} with a string in it")
-    return text
-
-
-def _parquet(path: Path) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            if TEXT not in file.schema_arrow.names:
-                raise DataError(f"{path} has no column {TEXT!r}, only {', '.join(file.schema_arrow.names)}")
-            position = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[TEXT]):
-                for text in batch.column(0).to_pylist():
-                    position += 1
-                    if not isinstance(text, str):
-                        raise DataError(f"{path} row {position} has no string in column {TEXT!r}")
-                    yield text
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None

@@ -47,6 +47,8 @@ def ingest(
     pii: str = "redact",
     pii_names: str = "",
     near_duplicates: float = 0.7,
+    decontaminate: str = "",
+    decontaminate_digest: str = "",
     records: Path,
     rejects: Path,
     metrics: Path,
@@ -64,6 +66,9 @@ def ingest(
         pii: What happens to personal data and secrets: redact, drop (the record), report (only count) or off.
         pii_names: A function that also finds people's names, package.module:function; empty: names are not looked for.
         near_duplicates: How alike (Jaccard, word 3-grams) a record is to an earlier one to be removed; 0: none is.
+        decontaminate: Evaluation sets to keep out: name=path or URI of a txt, jsonl or parquet file, separated by
+            commas. A record with 13 words in a row of one is removed.
+        decontaminate_digest: What resolve found of these; checked like dataset_digest.
         records: Where to write the records (Parquet).
         rejects: Where to write what was rejected, with source, position and reason but no text (Parquet).
         metrics: Where to write the counts (JSON).
@@ -72,15 +77,22 @@ def ingest(
         The counts that a run is judged by: rows, records, rejected, removed.
 
     Raises:
-        ParameterError: max_reject_fraction is no share, columns is not field=column pairs, or cleaning, pii, pii_names
-            or near_duplicates is not allowed.
-        DataError: unreadable, changed since it was resolved, no valid record, or too many rejects.
+        ParameterError: max_reject_fraction is no share, columns is not field=column pairs, or cleaning, pii, pii_names,
+            near_duplicates or decontaminate is not allowed.
+        DataError: the dataset or an evaluation set is unreadable or changed since it was resolved; no valid record, or
+            too many rejects.
     """
     if not 0 <= max_reject_fraction <= 1:
         raise ParameterError(f"max_reject_fraction={max_reject_fraction:g} must be a share from 0 to 1")
     given = parse_columns(columns)
     check_similarity(near_duplicates)
-    prepare = Preparation(cleaning=cleaning, pii=pii, pii_names=pii_names)
+    prepare = Preparation(
+        cleaning=cleaning,
+        pii=pii,
+        pii_names=pii_names,
+        decontaminate=decontaminate,
+        decontaminate_digest=decontaminate_digest,
+    )
     pinned, sources = pin_sources(dataset)
     if dataset_digest and pinned.digest != dataset_digest:
         raise DataError(f"dataset: {dataset} changed after it was resolved; start the run again")

@@ -14,6 +14,7 @@ def resolve(
     registry: str,
     model_name: str,
     evaluation_corpora: str,
+    decontaminate: str,
     gate_rules: str,
     configuration: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
 ) -> NamedTuple(  # type: ignore[valid-type]
@@ -27,6 +28,8 @@ def resolve(
         ("template_digest", str),
         ("license", str),
         ("corpora", dict),
+        ("decontaminate", str),
+        ("decontaminate_digest", str),
         ("gate_rules", str),
         ("gate_rules_digest", str),
         ("champion", str),
@@ -45,6 +48,7 @@ def resolve(
         registry=registry,
         model_name=model_name,
         evaluation_corpora=evaluation_corpora,
+        decontaminate=decontaminate,
         gate_rules=gate_rules,
         configuration=configuration,
     )

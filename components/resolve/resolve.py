@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components import code_digest
-from components.corpora import parse_corpora
+from components.corpora import corpora_digest, pin_corpora
 from components.datasets import pin_sources
 from components.records import canonical_json, digest, write_json
 from components.registry import COMPARED_WITH, RUN_DIGEST, open_registry
@@ -26,6 +26,8 @@ class Resolved(NamedTuple):
     template_digest: str
     license: str
     corpora: dict[str, dict[str, str]]
+    decontaminate: str
+    decontaminate_digest: str
     gate_rules: str
     gate_rules_digest: str
     champion: str
@@ -42,6 +44,7 @@ def resolve(
     registry: str,
     model_name: str,
     evaluation_corpora: str = "",
+    decontaminate: str = "",
     gate_rules: str = "",
     configuration: dict[str, Any],
     output: Path | None = None,
@@ -61,6 +64,7 @@ def resolve(
         model_name: The registered model's name.
         evaluation_corpora: Texts that evaluate scores beside the records: name=path or URI of a txt, jsonl or
             parquet file, separated by commas.
+        decontaminate: Evaluation sets that ingest keeps out of the records, in the same form.
         gate_rules: The gate's rules: a YAML file, by path or URI; empty: those that are shipped.
         configuration: Every other parameter that the result depends on.
         output: Where to write the answer as JSON, when run by hand.
@@ -68,14 +72,16 @@ def resolve(
     data, sources = pin_sources(dataset)
     model = pin(base_model, "model")
     chat = pin_template(template)
-    texts = {name: pin(uri, "corpus") for name, uri in parse_corpora(evaluation_corpora).items()}
+    texts = pin_corpora(evaluation_corpora, "corpus")
+    sets = pin_corpora(decontaminate, "evaluation_set")
     rules = _pinned_rules(gate_rules, texts)
     run_digest = digest(
         code_digest(),
         data.digest,
         model.digest,
         chat.digest,
-        canonical_json({name: text.digest for name, text in texts.items()}),
+        corpora_digest(texts),
+        corpora_digest(sets),
         rules.digest,
         canonical_json(configuration),
     )
@@ -93,6 +99,8 @@ def resolve(
         *(chat.uri, chat.digest),
         license=", ".join(sorted({source.license or license for source, _ in sources})),
         corpora={name: asdict(text) for name, text in texts.items()},
+        decontaminate=",".join(f"{name}={place.uri}" for name, place in sets.items()),
+        decontaminate_digest=corpora_digest(sets),
         gate_rules=rules.uri,
         gate_rules_digest=rules.digest,
         champion=opponent,

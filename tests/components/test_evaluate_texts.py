@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from components.corpora import read_documents
 from components.errors import DataError, ModelError, ParameterError
-from components.evaluate.corpora import encode, read_documents, score_corpus
+from components.evaluate.corpora import encode, score_corpus
 from components.evaluate.windows import windows
 from components.models import load_model
 from components.rendering import load_tokenizer

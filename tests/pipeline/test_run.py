@@ -168,6 +168,10 @@ def test_a_run_that_failed_late_resumes_from_the_steps_that_succeeded(
             ["--param", "dataset=x/y", "base_model=x/z", "evaluation_corpora=a=/etc/passwd"],
             "is not a text file; allowed",
         ),
+        (
+            ["--param", "dataset=x/y", "base_model=x/z", "decontaminate=a=/no.txt"],
+            "decontaminate: /no.txt does not exist",
+        ),
         (["--param", "dataset=x/y", "base_model=x/z", "gate_rules=/no.yaml"], "gate_rules: /no.yaml does not exist"),
         (["--param", "dataset=x/y", "base_model=x/z", "registry=mlflow.db"], "registry='mlflow.db' is not an address"),
         (["--profile", "prod"], "profile 'prod' is neither a file nor one of default, demo, local"),
