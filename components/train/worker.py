@@ -52,6 +52,8 @@ class Worker:
         self.times = {"process": psutil.Process().create_time(), "imports": time.time()}  # what has ended when
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
+        if not torch.cuda.is_available():
+            leave_out_shared_memory_op()
         deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE, verbose=False)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         # what ranks tell each other besides gradients goes over the CPU
@@ -150,6 +152,15 @@ class Worker:
                 "device": engine.device.type,
             },
         )
+
+
+def leave_out_shared_memory_op() -> None:
+    """Has DeepSpeed exchange gradients between CPU ranks with gloo alone.
+
+    Its own operator would be compiled on first use, for which a user needs a compiler, and a rank that is killed
+    meanwhile leaves a lock behind on which every later training waits for ever.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def startup(times: dict[str, float]) -> str:
