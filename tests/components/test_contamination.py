@@ -73,12 +73,14 @@ def test_case_white_space_marks_and_unicode_s_form_do_not_matter(tmp_path: Path)
     assert ingested(tmp_path, rows, [SECRET]).metrics["removed"] == {"contaminated": 1}
 
 
-def test_cleaning_and_redaction_hide_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_the_record", [True, False])
+def test_cleaning_and_redaction_hide_nothing(tmp_path: Path, in_the_record: bool) -> None:
     marked = " ".join([*RUN[:6], f"{RUN[6]}[1]", "ann@example.org", *RUN[7:]])
     plain = marked.replace("[1]", "")
-    rows = [CLEAN, ROW | {"context": marked}]
+    written, document = (marked, plain) if in_the_record else (plain, marked)
+    rows = [CLEAN, ROW | {"context": written}]
     for cleaning, removed in (("references", {"contaminated": 1}), ("", {})):
-        result = ingested(tmp_path, rows, [plain], cleaning=cleaning, pii="redact")
+        result = ingested(tmp_path, rows, [document], cleaning=cleaning, pii="redact")
         assert result.metrics["removed"] == removed
         assert result.metrics["pii"]["found"] == ({} if removed else {"EMAIL": 1})
 
