@@ -24,7 +24,7 @@ NOT_CONFIGURATION = (
     *("dataset", "base_model", "evaluation_corpora", "decontaminate", "gate_rules", "registry"),
     *("checkpoints", "on_reject", "include_samples", "price_per_accelerator_hour"),
 )
-# What resolve pinned for other steps than register.
+# What resolve pinned that is no part of a model's lineage, or (corpora) no text: KFP puts values into JSON text as they are.
 NOT_LINEAGE = ("corpora", "decontaminate", "decontaminate_digest", "gate_rules", "gate_rules_digest")
 
 
@@ -73,6 +73,7 @@ def build(settings: Settings) -> Any:
         ).set_caching_options(False)
         pins = pinned.outputs
         base = {name: pins[name] for name in ("base_model", "base_model_digest")}
+        lineage = {name: pins[name] for name in pins if name not in NOT_LINEAGE}
 
         data = on(
             ingest(
@@ -155,7 +156,7 @@ def build(settings: Settings) -> Any:
                 evaluation=scored["evaluation"],
                 verdict=decision["verdict"],
                 configuration=configuration,
-                pinned={name: pins[name] for name in pins if name not in NOT_LINEAGE},
+                pinned=lineage,
                 license=pins["license"],
                 registry=p["registry"],
                 model_name=p["model_name"],
@@ -172,7 +173,7 @@ def build(settings: Settings) -> Any:
                 evaluation=scored["evaluation"],
                 verdict=decision["verdict"],
                 registered=entry["registered"],
-                pinned=dict(pins),
+                pinned=lineage,
                 configuration=configuration,
                 price_per_accelerator_hour=p["price_per_accelerator_hour"],
             )
