@@ -24,7 +24,7 @@ NOT_CONFIGURATION = (
     *("dataset", "base_model", "evaluation_corpora", "decontaminate", "gate_rules", "registry"),
     *("checkpoints", "on_reject", "include_samples", "price_per_accelerator_hour"),
 )
-# What resolve pinned that is no part of a model's lineage, or (corpora) no text: KFP puts values into JSON text as they are.
+# What resolve pinned that is no part of a model's lineage, or no text (corpora): KFP puts values into JSON as they are.
 NOT_LINEAGE = ("corpora", "decontaminate", "decontaminate_digest", "gate_rules", "gate_rules_digest")
 
 

@@ -56,11 +56,15 @@ class State:
     drop_streams: int = 0  # counts up when all open streams are to break
 
 
+class ServerClosedError(Exception):
+    """Somebody waits for what can no longer come."""
+
+
 class Server:
     """The API, on a port of this machine."""
 
     def __init__(self) -> None:
-        self.state, self.changed = State(), threading.Condition()
+        self.state, self.changed, self.closed = State(), threading.Condition(), False
         handler = type("Handler", (_Handler,), {"server_state": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
@@ -71,6 +75,7 @@ class Server:
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def close(self) -> None:
+        self.closed = True
         self.break_streams()
         self._http.shutdown()
         self._http.server_close()
@@ -120,9 +125,15 @@ class Server:
             self.changed.notify_all()
 
     def wait(self, what: Callable[[], Any], seconds: float = 60.0) -> Any:
-        """Until something is true."""
+        """Until something is true.
+
+        Raises:
+            ServerClosedError: the test has ended meanwhile.
+        """
         with self.changed:
-            found = self.changed.wait_for(what, seconds)
+            found = self.changed.wait_for(lambda: self.closed or what(), seconds)
+        if self.closed:
+            raise ServerClosedError
         assert found, "the test's cluster waited in vain"
         return found
 

@@ -4,7 +4,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,7 @@ from components.train.kubernetes import Cluster
 from components.train.trainjob import Run, Training
 from tests.cluster.nodes import Nodes
 from tests.cluster.play import PACE, TRAINING, configuration
-from tests.cluster.server import NAMESPACE, Server
+from tests.cluster.server import NAMESPACE, Server, ServerClosedError
 
 # What a node does, in Python. The test's own cluster plays the same.
 PROGRAMS = {
@@ -42,10 +42,14 @@ class PlayedWorld:
     def __init__(self, server: Server) -> None:
         self.nodes, self.run = Nodes(server), Run(namespace=NAMESPACE, run_id=str(uuid.uuid4()))
         self.cluster = Cluster(configuration(server), NAMESPACE, pace=PACE)
-        threading.Thread(target=self._play, daemon=True).start()
+        threading.Thread(target=self._play_to_the_end, daemon=True).start()
 
     def training(self, program: str) -> Training:
         return replace(TRAINING, command=("play", program))
+
+    def _play_to_the_end(self) -> None:
+        with suppress(ServerClosedError):
+            self._play()
 
     def _play(self) -> None:
         for attempt in range(1, 5):

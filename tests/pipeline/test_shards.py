@@ -11,6 +11,7 @@ from kfp import dsl, local
 from kfp.dsl import Artifact, Dataset, Metrics
 
 from components.errors import DataError, ParameterError, PipelineError
+from components.ingest.cleaning import SWITCHES
 from components.ingest.component import ingest as ingest_task
 from components.ingest.ingest import ingest
 from components.join.component import join as join_task
@@ -26,6 +27,16 @@ from pipeline.settings import Settings, load
 from tests.conftest import make_record, write_records
 
 NAMES = ("tokens", "tokenizer", "metrics")
+RULES = {
+    "columns": "",
+    "max_reject_fraction": 0.1,
+    "cleaning": ",".join(SWITCHES),
+    "pii": "redact",
+    "pii_names": "",
+    "near_duplicates": 0.7,
+    "decontaminate": "",
+    "decontaminate_digest": "",
+}
 
 
 class Made(NamedTuple):
@@ -66,9 +77,7 @@ def test_four_pods_make_the_bytes_of_one(
     on = Placement(Settings(data_image="python:local", train_image="python:local"))
 
     def data_steps(dataset: str, base_model: str) -> Made:
-        data = on(
-            ingest_task(dataset=dataset, dataset_digest="", columns="", license="x", max_reject_fraction=0.1)
-        ).outputs
+        data = on(ingest_task(dataset=dataset, dataset_digest="", license="x", **RULES)).outputs
         made = in_shards(
             *(on, 4, tokenize_task, join_task),
             records=data["records"],
