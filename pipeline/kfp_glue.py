@@ -46,11 +46,12 @@ class Placement:
         return task
 
     def _share(self, task: dsl.PipelineTask) -> None:
-        """The claim that training pods share; what is set on train reaches them through its TaskConfig."""
+        """The claim that training pods share, if they do; what is set on train reaches them through its TaskConfig."""
         storage = self._settings.storage
-        kubernetes.mount_pvc(task, storage.claim, storage.path)
-        task.set_env_variable("PRIVATE_LLM_CACHE", f"{storage.path}/cache")
-        task.set_env_variable("HF_HOME", f"{storage.path}/cache/huggingface")
+        if not storage.uri:
+            kubernetes.mount_pvc(task, storage.claim, storage.path)
+            task.set_env_variable("PRIVATE_LLM_CACHE", f"{storage.path}/cache")
+            task.set_env_variable("HF_HOME", f"{storage.path}/cache/huggingface")
         if task.name == "train":
             for name, value in self._settings.trainjob.env.items():
                 task.set_env_variable(name, value)

@@ -86,10 +86,25 @@ class SecretEnv:
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """A ReadWriteMany claim that training pods share with the steps around them, and where it is mounted."""
+    """What training pods share with the steps around them.
+
+    Args:
+        claim: A ReadWriteMany claim.
+        path: Where it is mounted, or, with a uri, where each training pod has a disk of its own.
+        uri: An object store's folder in place of the claim, such as s3://bucket/private-llm.
+        scratch: Size of a pod's own disk, when there is a uri: base model, a checkpoint, and the model that is made.
+        secret: The one of the profile's secrets that the training pods see as well, for the object store.
+    """
 
     claim: str = "private-llm-training"
     path: str = "/training"
+    uri: str = ""
+    scratch: str = "200Gi"
+    secret: str = ""
+
+    def __post_init__(self) -> None:
+        if self.uri and not ("://" in self.uri and self.uri.partition("://")[2]):
+            raise ParameterError(f"uri={self.uri!r} must name an object store's folder, such as s3://bucket/folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +152,12 @@ class Settings:
             raise ParameterError(f"profile: launcher={self.launcher!r} must be one of {', '.join(LAUNCHERS)}")
         if self.launcher == "local" and self.parameters.num_nodes > 1:
             raise ParameterError(f"num_nodes={self.parameters.num_nodes} needs a profile with launcher: trainjob")
+        known = [secret.name for secret in self.secrets if "train" in secret.steps]
+        if self.storage.secret and self.storage.secret not in known:
+            raise ParameterError(
+                f"profile: storage: secret={self.storage.secret!r} must be one of the secrets of train: "
+                f"{', '.join(known) or 'there are none'}"
+            )
         secret_steps = [step for secret in self.secrets for step in secret.steps]
         for name, steps in (("resources", self.resources), ("scheduling", self.scheduling), ("secrets", secret_steps)):
             unknown = sorted(set(steps) - {*STEPS, *SHARDED_STEPS})
@@ -159,6 +180,8 @@ class Settings:
             "image": self.train_image,
             "image_pull_secrets": list(self.image_pull_secrets),
             "storage": self.storage.path,
+            **({"bucket": {"uri": self.storage.uri, "scratch": self.storage.scratch}} if self.storage.uri else {}),
+            **({"secrets": [self.storage.secret]} if self.storage.secret else {}),
             **settings_as_values(self.trainjob),
         }
 
