@@ -21,6 +21,7 @@ MOST_SHARDS = 1000
 TRAIN_IMAGE_STEPS = ("train", "evaluate")
 STORAGE_STEPS = ("train", "evaluate", "register")  # what reads or writes the trained model
 LAUNCHERS = ("local", "trainjob")
+LABEL_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
@@ -53,16 +54,38 @@ class Toleration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeLabel:
+    """What a label of the node must be, or, with a weight from 1 to 100, should be, in Kubernetes' words."""
+
+    key: str
+    operator: str = "In"
+    values: tuple[str, ...] = ()
+    weight: int = 0
+
+    def __post_init__(self) -> None:
+        if self.operator not in LABEL_OPERATORS:
+            raise ParameterError(
+                f"operator={self.operator!r} is not allowed; it must be one of {', '.join(LABEL_OPERATORS)}"
+            )
+        if bool(self.values) == (self.operator in ("Exists", "DoesNotExist")):
+            raise ParameterError(f"values={list(self.values)} do not go with operator {self.operator}")
+        if not 0 <= self.weight <= 100:
+            raise ParameterError(f"weight={self.weight} is not allowed; it must be from 1 to 100, or 0: required")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scheduling:
     """Which nodes a step may run on, and for how long.
 
     Args:
         node_selector: Labels that the node must have.
+        node_affinity: Labels that it must or should have, where one value is not enough to say it.
         tolerations: Taints that the pod tolerates.
         timeout: Seconds until the step's pod is ended; 0: never.
     """
 
     node_selector: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    node_affinity: tuple[NodeLabel, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
     timeout: int = 0
 
