@@ -48,10 +48,10 @@ def layout(model: Any, free: Sequence[int]) -> dict[str, int]:
     whole = 0 if len(free) == 1 else next((number for number, size in enumerate(usable) if size >= needed), None)
     if whole is not None:
         return {"": whole}
+    room: dict[int | str, int] = dict(enumerate(usable))
+    room["cpu"] = needed  # for what no GPU has room for
     blocks = list(model._no_split_modules or [])
-    spread = infer_auto_device_map(
-        model, max_memory={**dict(enumerate(usable)), "cpu": needed}, no_split_module_classes=blocks
-    )
+    spread = infer_auto_device_map(model, max_memory=room, no_split_module_classes=blocks)
     if "cpu" in spread.values():
         raise ModelError(
             f"the model's weights take {needed / 2**30:.1f} GiB, and {len(free)} GPUs with {sum(free) / 2**30:.1f} GiB "

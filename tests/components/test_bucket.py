@@ -25,7 +25,7 @@ from tests.cluster.server import NAMESPACE, Server, Thing
 from tests.conftest import make_record, write_tokens
 
 METRICS = {"steps": 4, "train_loss": 2.5, "device": "cuda"}
-TASK = {
+TASK: dict[str, Any] = {
     "resources": {"limits": {"cpu": "8", "nvidia.com/gpu": "2"}, "requests": {"cpu": "8"}},
     "env": [
         {"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": {"name": "bucket", "key": "id", "optional": True}}},
@@ -135,7 +135,7 @@ def test_a_pod_gets_a_disk_and_the_stores_credentials_and_no_claim(
     [job] = nodes.server.state.objects["trainjobs"].values()
     trainer = job["spec"]["trainer"]
     by_name = {entry["name"]: entry for entry in trainer["env"]}
-    assert by_name["AWS_ACCESS_KEY_ID"] == TASK["env"][0]  # type: ignore[index]
+    assert by_name["AWS_ACCESS_KEY_ID"] == TASK["env"][0]
     assert "HF_TOKEN" not in by_name
     assert by_name["PRIVATE_LLM_CACHE"]["value"] == "/training/cache"
     assert trainer["resourcesPerNode"]["requests"]["ephemeral-storage"] == "300Gi"

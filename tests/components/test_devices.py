@@ -42,9 +42,7 @@ def test_a_model_that_does_not_fit_is_spread_in_whole_layers(model: Any, size: i
 
 
 def test_gpus_that_are_too_small_together_are_named(model: Any, size: int) -> None:
-    with pytest.raises(
-        ModelError, match=r"2 GPUs with .* GiB free are too few to evaluate it; give evaluate more GPUs"
-    ):
+    with pytest.raises(ModelError, match=r"2 GPUs with .* GiB free are too few to evaluate it; give"):
         layout(model, [size // 4, size // 4])
 
 
