@@ -71,7 +71,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 
 def train(nodes: Nodes, config: TrainConfig, store: Store, script: Any) -> Any:
-    launcher = {"image": "train:1", "storage": "/training", "secrets": ["bucket"]}
+    launcher: dict[str, Any] = {"image": "train:1", "storage": "/training", "secrets": ["bucket"]}
     launcher |= {"bucket": {"uri": store.uri, "scratch": "300Gi"}, **settings_as_values(JobSettings())}
     with playing(nodes, script):
         return train_remotely(config, launcher, TASK, Cluster(configuration(nodes.server), NAMESPACE, pace=PACE))
