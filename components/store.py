@@ -1,5 +1,6 @@
 """A folder in an object store, through fsspec: what pods hand each other where they share no file system."""
 
+import errno
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -118,9 +119,9 @@ class Store:
     def _told(self, what: str, name: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except Exception as error:  # each store raises its own
+            if isinstance(error, FileNotFoundError) and what == "read":
+                raise FileNotFoundError(errno.ENOENT, "not in the store", f"{self.uri}/{name}") from None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise StorageError(f"cannot {what} {self.uri}/{name}".rstrip("/") + f": {reason}") from error
 

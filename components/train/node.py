@@ -31,29 +31,29 @@ def node(store: str, folder: Path) -> None:
         raise StorageError(f"{store}/config.json is not there; only the launcher of a TrainJob writes it")
     values = json.loads(told)
     place.at("input").get(folder / "input")
-    values["base_model"] = str(base_model(values["base_model"], values["base_model_digest"], folder / "base_model"))
+    values["base_model"] = str(base_model(values["base_model"], values["base_model_digest"], store, folder))
     config = TrainConfig.from_plain(values)
     config.metrics.parent.mkdir(parents=True, exist_ok=True)
     train(config, publish=lambda: publish(place, config))
 
 
-def base_model(uri: str, digest: str, folder: Path) -> Path:
+def base_model(uri: str, digest: str, store: str, folder: Path) -> Path:
     """The base model on this node: the launcher's copy, or, at a URI of its own, what resolve has seen there.
 
     Raises:
         ModelError: it is not there.
     """
-    copy = Store(uri)
-    marker = copy.read(MARKER)
-    if marker is None:
+    if not uri.startswith(f"{store.rpartition('/runs/')[0]}/cache/"):
         return fetch(Pinned(uri=uri, digest=digest), "model")
+    copy, target = Store(uri), folder / "base_model"
     try:
-        copy.get(folder, json.loads(marker))
+        copy.get(target, [MARKER])
+        copy.get(target, json.loads((target / MARKER).read_text(encoding="utf-8")))
     except FileNotFoundError as missing:
         raise ModelError(
-            f"base_model: {uri} lacks {missing}; remove that folder, and the next run makes it anew"
+            f"base_model: {missing.filename} is missing; remove {uri}, and the next run makes it anew"
         ) from None
-    return folder
+    return target
 
 
 def publish(place: Store, config: TrainConfig) -> None:
