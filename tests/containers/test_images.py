@@ -52,7 +52,7 @@ def test_an_image_says_what_it_is_and_runs_as_nobody_in_particular(
 def test_the_data_image_has_no_torch_and_no_compiler(run_in: RunIn) -> None:
     found = run_in("data", "sh", "-c", f"for tool in {' '.join(COMPILERS)}; do command -v $tool; done; id -u; id -g")
     assert found.split() == ["10001", "10001"]
-    with pytest.raises(docker.errors.ContainerError, match="No module named 'torch'"):
+    with pytest.raises(docker.errors.ContainerError, match=r"No module named \S*torch"):
         run_in("data", "python3", "-c", "import torch")
 
 
