@@ -145,12 +145,23 @@ class Launcher:
         return self._adopt() or self._create(attempt)
 
     def _delete(self, job: dict[str, Any]) -> None:
-        """Deletes a job and waits until it and its pods have gone, so that two never run at once."""
-        uid = job["metadata"]["uid"]
+        """Deletes a job and waits until it and its pods have gone, so that two never run at once.
+
+        Raises:
+            ClusterError: they do not go, as on a node that is lost and still in the cluster's books.
+        """
+        uid, hours, pace = job["metadata"]["uid"], self._settings.max_wait_hours, self._cluster.pace
         if not job["metadata"].get("deletionTimestamp"):
             self._cluster.delete_job(self._name, uid, wait=True)
+        end = time.monotonic() + hours * pace.hour
         while (found := self._cluster.job(self._name)) and found["metadata"]["uid"] == uid:
-            time.sleep(self._cluster.pace.first_delay)
+            self._say("waiting for the pods of the last start to end")
+            if time.monotonic() > end:
+                raise ClusterError(
+                    f"TrainJob {self._name} is deleted and has not gone for {hours} h (max_wait_hours); "
+                    "delete pods of lost nodes by force, and the step goes on when it is tried again"
+                )
+            time.sleep(pace.first_delay)
 
     def _watch(self) -> None:
         cluster = self._cluster

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ def kubelet(nodes: Nodes, job: Thing, stop_at: str = "") -> bool:
         given = {"PET_NNODES": trainer["numNodes"], "PET_NPROC_PER_NODE": trainer["numProcPerNode"]}
         given |= {"PET_NODE_RANK": rank, "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port}
         given |= {entry["name"]: entry["value"] for entry in trainer["env"]}
+        given |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # the image's python
         processes[pod] = subprocess.Popen(
             [part.replace(DISK, f"{DISK}-{rank}") for part in trainer["command"]],  # each pod's own
             env=os.environ | {name: str(value) for name, value in given.items()} | {"OMP_NUM_THREADS": "1"},
