@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components import code_digest
-from components.errors import ParameterError, PipelineError
+from components.errors import ParameterError, PipelineError, StorageError
 from components.models import MODEL_FILES
 from components.records import canonical_json, count_rows, digest, path_digest, read_json
 from components.rendering import load_tokenizer
@@ -93,7 +94,10 @@ def forget_checkpoints(local: TrainConfig) -> None:
     if local.checkpoint_store:
         from components.store import Store
 
-        Store(local.checkpoint_store).remove()
+        try:
+            Store(local.checkpoint_store).remove()
+        except StorageError as error:  # the model is written all the same
+            print(f"train: the checkpoints are not removed: {error}", file=sys.stderr)
     if local.checkpoints:
         shutil.rmtree(local.checkpoints, ignore_errors=True)
 
