@@ -103,6 +103,10 @@ class Checkpoints:
         """The complete checkpoint of a step."""
         return self.folder / f"checkpoint-{step}"
 
+    def shown(self, checkpoint: Path) -> str:
+        """Where a checkpoint is kept, for a message."""
+        return str(checkpoint)
+
     def loaded(self) -> None:
         """Called on all ranks when the checkpoint that was found is in the engine."""
 

@@ -42,7 +42,7 @@ class StoredCheckpoints(Checkpoints):
             if damage is None:
                 return self.folder / name
             if self._rank() == 0:
-                print(f"train: {self.store.uri}/{name} is damaged ({damage}) and is passed over", file=sys.stderr)
+                print(f"train: {self.shown(Path(name))} is damaged ({damage}) and is passed over", file=sys.stderr)
         return None
 
     def of_step(self, step: int) -> Path:
@@ -53,8 +53,12 @@ class StoredCheckpoints(Checkpoints):
         """
         path = super().of_step(step)
         if damage := self._download(path.name):
-            raise TrainingError(f"{self.store.uri}/{path.name} is damaged ({damage})")
+            raise TrainingError(f"{self.shown(path)} is damaged ({damage})")
         return path
+
+    def shown(self, checkpoint: Path) -> str:
+        """Where a checkpoint is kept, for a message."""
+        return f"{self.store.uri}/{checkpoint.name}"
 
     def loaded(self) -> None:
         """Makes room on this node's disk when all ranks have loaded."""

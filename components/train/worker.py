@@ -105,8 +105,8 @@ class Worker:
         """What a checkpoint says, or a beginning."""
         if checkpoint is None:
             return State(global_batch=self.config.global_batch(self.world_size), world_size=self.world_size)
-        if self.rank == 0:
-            print(f"train: resuming from {checkpoint}", flush=True)
+        if self.rank == 0 and self.checkpoints:
+            print(f"train: resuming from {self.checkpoints.shown(checkpoint)}", flush=True)
         return State(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
 
     def for_these_ranks(self, checkpoint: Path | None, state: State) -> Path | None:
