@@ -15,6 +15,7 @@ from components.train.outcome import Outcome, condition, evicted, outcome, secon
 from components.train.trainjob import NODE, JobSettings, Run, attempt_of, differences
 
 LAST_LINES = 50
+START_ANEW = "it would end the same way; start a new run with other parameters or resources"
 
 Build = Callable[[int], dict[str, Any]]
 
@@ -130,6 +131,9 @@ class Launcher:
                 "delete it, or start a new run"
             )
         if condition(found, "Failed"):  # told by the launcher that saw it; the step is tried again, and so is the job
+            ended = cast(Outcome, outcome(found, self._cluster.pods_of(self._name).once()))
+            if ended.repeats:
+                raise ClusterError(f"{self._explain(ended, attempt_of(found))}; it is not tried again: {START_ANEW}")
             self._say(f"TrainJob {self._name} of an earlier try has failed; starting it again")
             self._delete(found)
             return self._create(attempt_of(found) + 1)
