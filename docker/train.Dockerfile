@@ -1,4 +1,4 @@
-# The train image: train and evaluate, with DeepSpeed's operators compiled. VARIANT is cuda or cpu.
+# The train image: train and evaluate, for CUDA with DeepSpeed's operators compiled. VARIANT is cuda or cpu.
 # docker/build.sh calls this; wheels come from build/wheels, so a build needs no network.
 ARG BUILD_BASE=python:3.11.15-bookworm@sha256:a8f8fbe1a0edc9e4dddafa64ba73f7e04be7be5ebc23f332362e779e0a2e4e52
 ARG BASE=python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3

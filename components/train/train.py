@@ -136,10 +136,15 @@ def placement(config: TrainConfig) -> tuple[int, bool]:
 
 
 def computable(config: TrainConfig, cuda: bool) -> TrainConfig:
-    """The same training in float32 on a CPU that has no instructions for bf16, where those are emulated."""
+    """The same training as a CPU can do it: without offload, and in float32 where bf16 would be emulated."""
     import torch
 
-    if cuda or config.precision != "bf16" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if cuda:
+        return config
+    if config.offload != "none":
+        print("train: there is no GPU from which something could be offloaded: all is in the host's memory")
+        config = replace(config, offload="none")
+    if config.precision != "bf16" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return config
     print("train: this CPU has no bf16 instructions, and emulating them is 5 to 100 times slower: fp32 is used")
     return replace(config, precision="fp32")
