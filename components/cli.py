@@ -9,19 +9,22 @@ from jsonargparse import ArgumentParser, Namespace
 from components.errors import PipelineError, UserError
 
 
-def main(step: Callable[..., Any], config: type[Any] | None = None, argv: list[str] | None = None) -> int:
+def main(
+    step: Callable[..., Any], config: type[Any] | None = None, argv: list[str] | None = None, prog: str = ""
+) -> int:
     """Runs a step with the command line's arguments.
 
     Args:
         step: the step's function.
         config: the dataclass that it takes, when its arguments stand there.
         argv: the arguments; the process's own by default.
+        prog: how the command is called; after the step's function by default.
 
     Returns:
         The exit code: 2 for bad input, 1 for a failure.
     """
     described = config or step
-    parser = ArgumentParser(prog=f"python -m components.{step.__name__}", description=_summary(described))
+    parser = ArgumentParser(prog=prog or f"python -m components.{step.__name__}", description=_summary(described))
     parser.add_argument("--config", action="config", help="A YAML or JSON file with any of these arguments.")
     if config is None:
         parser.add_function_arguments(step)

@@ -31,6 +31,10 @@ class ClusterError(PipelineError):
     """The Kubernetes cluster refused, lost or ended what it was asked to run; the message says which and why."""
 
 
+class StorageError(PipelineError):
+    """An object store refused, or could not be reached; the message says what it was asked for."""
+
+
 class RegistryError(PipelineError):
     """The model registry could not be reached, or answered what it must not."""
 

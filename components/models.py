@@ -1,10 +1,14 @@
 """Loads a causal language model to stand behind a given tokenizer: the same way for training and evaluation."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from components.errors import ModelError
+from components.records import digest
+from components.sources import cache_folder
+from components.store import Store
 
 TOKENIZER_FILES = [
     "config.json",
@@ -28,6 +32,25 @@ UNPACKABLE = (
     "base_model: models of type {} are not supported, because they cannot keep packed rows apart; "
     "use a decoder with full or sliding-window attention, such as Llama, GPT-NeoX, Qwen or Mistral"
 )
+
+
+def model_folder(place: str) -> Path:
+    """A trained model's folder on this machine: where it is, or a copy of what lies at a URI.
+
+    Raises:
+        ModelError: nothing lies there any more.
+        StorageError: the store cannot be read.
+    """
+    if "://" not in place:
+        return Path(place)
+    folder = cache_folder() / "trained" / digest(place)
+    if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+        Store(place).get(partial)
+        if not (partial / "config.json").is_file():
+            raise ModelError(f"no model lies at {place} any more; start the run again without cache")
+        partial.rename(folder)
+    return folder
 
 
 def load_model(folder: Path, vocabulary_size: int, dtype: Any) -> Any:

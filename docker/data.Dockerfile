@@ -16,10 +16,10 @@ ARG SOURCE_DATE_EPOCH=315532800
 COPY pyproject.toml README.md LICENSE ./
 COPY components components
 COPY pipeline pipeline
-RUN tools/bin/python -m pip install --quiet --no-index --no-deps --no-build-isolation --no-compile --target=/opt/private-llm . \
+RUN tools/bin/python -m pip install --quiet --no-index --no-deps --no-build-isolation --no-compile --target=/project/private-llm . \
     && tools/bin/cyclonedx-py environment --output-reproducible --pyproject=pyproject.toml --mc-type=application \
       --output-file=/sbom.cdx.json /opt/venv \
-    && find /opt/private-llm -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+    && find /project/private-llm -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
 FROM scratch AS sbom
 COPY --from=project /sbom.cdx.json /
@@ -36,8 +36,9 @@ LABEL org.opencontainers.image.title="private-llm data" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.base.name="${BASE}"
-COPY --from=dependencies /opt/venv /opt/venv
-COPY --from=project /opt/private-llm /opt/private-llm
+# whole folders below /opt: one that COPY makes itself would have the time of the build
+COPY --from=dependencies /opt /opt
+COPY --from=project /project /opt
 # The root may be read-only and the user any: whatever a library keeps goes below /tmp, which must be writable.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/private-llm \

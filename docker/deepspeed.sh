@@ -1,9 +1,10 @@
 #!/bin/sh
-# Compiles DeepSpeed's operators into its wheel in /built, for any x86-64 processor from 2013 on, not the build machine's.
+# Makes DeepSpeed's wheel in /built, for CUDA with its operators compiled, for any x86-64 processor from 2013 on and not
+# the build machine's. Training on a CPU uses none of them.
 set -eu
 site=$(echo /opt/venv/lib/python3*/site-packages)
 case $1 in
-  cpu) export DS_ACCELERATOR=cpu DS_BUILD_SHM_COMM=1 ;;
+  cpu) export DS_ACCELERATOR=cpu ;;
   cuda)
     export DS_ACCELERATOR=cuda DS_BUILD_FUSED_ADAM=1 DS_BUILD_CPU_ADAM=1 TORCH_CUDA_ARCH_LIST='8.0;8.6;8.9;9.0;10.0;12.0+PTX'
     tools/bin/python -m pip --python /opt/venv/bin/python install --quiet --no-index --find-links=/wheels/build-cuda \

@@ -1,4 +1,4 @@
-# The train image: train and evaluate, with DeepSpeed's operators compiled. VARIANT is cuda or cpu.
+# The train image: train and evaluate, for CUDA with DeepSpeed's operators compiled. VARIANT is cuda or cpu.
 # docker/build.sh calls this; wheels come from build/wheels, so a build needs no network.
 ARG BUILD_BASE=python:3.11.15-bookworm@sha256:a8f8fbe1a0edc9e4dddafa64ba73f7e04be7be5ebc23f332362e779e0a2e4e52
 ARG BASE=python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
@@ -26,10 +26,10 @@ ARG SOURCE_DATE_EPOCH=315532800
 COPY pyproject.toml README.md LICENSE ./
 COPY components components
 COPY pipeline pipeline
-RUN tools/bin/python -m pip install --quiet --no-index --no-deps --no-build-isolation --no-compile --target=/opt/private-llm . \
+RUN tools/bin/python -m pip install --quiet --no-index --no-deps --no-build-isolation --no-compile --target=/project/private-llm . \
     && tools/bin/cyclonedx-py environment --output-reproducible --pyproject=pyproject.toml --mc-type=application \
       --output-file=/sbom.cdx.json /opt/venv \
-    && find /opt/private-llm -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+    && find /project/private-llm -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
 FROM scratch AS sbom
 COPY --from=project /sbom.cdx.json /
@@ -54,8 +54,9 @@ LABEL org.opencontainers.image.title="private-llm train (${VARIANT})" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.base.name="${BASE}"
-COPY --from=complete /opt/venv /opt/venv
-COPY --from=project /opt/private-llm /opt/private-llm
+# whole folders below /opt: one that COPY makes itself would have the time of the build
+COPY --from=complete /opt /opt
+COPY --from=project /project /opt
 # The root may be read-only and the user any: whatever a library keeps goes below /tmp, which must be writable.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/private-llm \

@@ -96,7 +96,9 @@ def _mounts(settings: Settings, runs: Path, cache: Path) -> list[Any]:
     from docker.types import Mount
 
     p = settings.parameters
-    written = {runs, cache, Path(p.checkpoints)}
+    written = {runs, cache}
+    if "://" not in p.checkpoints:
+        written.add(Path(p.checkpoints))
     if p.registry.startswith("sqlite:///"):
         written.add(Path(p.registry.removeprefix("sqlite:///")).parent)
     for folder in written:

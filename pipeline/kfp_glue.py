@@ -8,7 +8,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from pipeline.parameters import Parameters
-from pipeline.settings import STORAGE_STEPS, Resources, Scheduling, Settings
+from pipeline.settings import STORAGE_STEPS, NodeLabel, Resources, Scheduling, Settings
 
 STEP_LABEL = "private-llm/step"
 
@@ -46,11 +46,12 @@ class Placement:
         return task
 
     def _share(self, task: dsl.PipelineTask) -> None:
-        """The claim that training pods share; what is set on train reaches them through its TaskConfig."""
+        """The claim that training pods share, if they do; what is set on train reaches them through its TaskConfig."""
         storage = self._settings.storage
-        kubernetes.mount_pvc(task, storage.claim, storage.path)
-        task.set_env_variable("PRIVATE_LLM_CACHE", f"{storage.path}/cache")
-        task.set_env_variable("HF_HOME", f"{storage.path}/cache/huggingface")
+        if not storage.uri:
+            kubernetes.mount_pvc(task, storage.claim, storage.path)
+            task.set_env_variable("PRIVATE_LLM_CACHE", f"{storage.path}/cache")
+            task.set_env_variable("HF_HOME", f"{storage.path}/cache/huggingface")
         if task.name == "train":
             for name, value in self._settings.trainjob.env.items():
                 task.set_env_variable(name, value)
@@ -79,12 +80,24 @@ def _ask(task: dsl.PipelineTask, wanted: Resources) -> None:
 def _schedule(task: dsl.PipelineTask, nodes: Scheduling) -> None:
     for label, value in nodes.node_selector.items():
         kubernetes.add_node_selector(task, label, value)
+    _prefer(task, nodes.node_affinity)
     for taint in nodes.tolerations:
         kubernetes.add_toleration(
             task, key=taint.key, operator=taint.operator, value=taint.value or None, effect=taint.effect or None
         )
     if nodes.timeout:
         kubernetes.set_timeout(task, nodes.timeout)
+
+
+def _prefer(task: dsl.PipelineTask, labels: tuple[NodeLabel, ...]) -> None:
+    """All required labels are one term, because terms are alternatives; each preferred one has a weight of its own."""
+    terms = [[label for label in labels if not label.weight], *([label] for label in labels if label.weight)]
+    for term in filter(None, terms):
+        expressions = [
+            {"key": label.key, "operator": label.operator, **({"values": list(label.values)} if label.values else {})}
+            for label in term
+        ]
+        kubernetes.add_node_affinity(task, match_expressions=expressions, weight=term[0].weight or None)
 
 
 def in_shards(on: Placement, shards: int, part: Any, join: Any, **arguments: Any) -> Any:

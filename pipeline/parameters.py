@@ -132,7 +132,8 @@ class Parameters:
     logging_steps: int = parameter(10, "Optimizer steps between points of the loss curve.", minimum=1)
     eval_steps: int = parameter(50, "Optimizer steps between points of the held-out curve; 0: one an epoch.", minimum=0)
     checkpoints: str = parameter(
-        "", "Folder that outlives the run, for checkpoints to resume from; empty: none are written."
+        "",
+        "Folder or URI that outlives the run, for checkpoints to resume from; empty: the installation's, or none.",
     )
     save_steps: int = parameter(200, "Optimizer steps between checkpoints.", minimum=1)
     save_total_limit: int = parameter(3, "Checkpoints to keep; the best one stays besides.", minimum=1)

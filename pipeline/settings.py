@@ -21,6 +21,7 @@ MOST_SHARDS = 1000
 TRAIN_IMAGE_STEPS = ("train", "evaluate")
 STORAGE_STEPS = ("train", "evaluate", "register")  # what reads or writes the trained model
 LAUNCHERS = ("local", "trainjob")
+LABEL_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
@@ -53,16 +54,38 @@ class Toleration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeLabel:
+    """What a label of the node must be, or, with a weight from 1 to 100, should be, in Kubernetes' words."""
+
+    key: str
+    operator: str = "In"
+    values: tuple[str, ...] = ()
+    weight: int = 0
+
+    def __post_init__(self) -> None:
+        if self.operator not in LABEL_OPERATORS:
+            raise ParameterError(
+                f"operator={self.operator!r} is not allowed; it must be one of {', '.join(LABEL_OPERATORS)}"
+            )
+        if bool(self.values) == (self.operator in ("Exists", "DoesNotExist")):
+            raise ParameterError(f"values={list(self.values)} do not go with operator {self.operator}")
+        if not 0 <= self.weight <= 100:
+            raise ParameterError(f"weight={self.weight} is not allowed; it must be from 1 to 100, or 0: required")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scheduling:
     """Which nodes a step may run on, and for how long.
 
     Args:
         node_selector: Labels that the node must have.
+        node_affinity: Labels that it must or should have, where one value is not enough to say it.
         tolerations: Taints that the pod tolerates.
         timeout: Seconds until the step's pod is ended; 0: never.
     """
 
     node_selector: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    node_affinity: tuple[NodeLabel, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
     timeout: int = 0
 
@@ -86,10 +109,25 @@ class SecretEnv:
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """A ReadWriteMany claim that training pods share with the steps around them, and where it is mounted."""
+    """What training pods share with the steps around them.
+
+    Args:
+        claim: A ReadWriteMany claim.
+        path: Where it is mounted, or, with a uri, where each training pod has a disk of its own.
+        uri: An object store's folder in place of the claim, such as s3://bucket/private-llm.
+        scratch: Size of a pod's own disk, when there is a uri: base model, a checkpoint, and the model that is made.
+        secret: The one of the profile's secrets that the training pods see as well, for the object store.
+    """
 
     claim: str = "private-llm-training"
     path: str = "/training"
+    uri: str = ""
+    scratch: str = "200Gi"
+    secret: str = ""
+
+    def __post_init__(self) -> None:
+        if self.uri and not ("://" in self.uri and self.uri.partition("://")[2]):
+            raise ParameterError(f"uri={self.uri!r} must name an object store's folder, such as s3://bucket/folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +175,12 @@ class Settings:
             raise ParameterError(f"profile: launcher={self.launcher!r} must be one of {', '.join(LAUNCHERS)}")
         if self.launcher == "local" and self.parameters.num_nodes > 1:
             raise ParameterError(f"num_nodes={self.parameters.num_nodes} needs a profile with launcher: trainjob")
+        known = [secret.name for secret in self.secrets if "train" in secret.steps]
+        if self.storage.secret and self.storage.secret not in known:
+            raise ParameterError(
+                f"profile: storage: secret={self.storage.secret!r} must be one of the secrets of train: "
+                f"{', '.join(known) or 'there are none'}"
+            )
         secret_steps = [step for secret in self.secrets for step in secret.steps]
         for name, steps in (("resources", self.resources), ("scheduling", self.scheduling), ("secrets", secret_steps)):
             unknown = sorted(set(steps) - {*STEPS, *SHARDED_STEPS})
@@ -159,6 +203,8 @@ class Settings:
             "image": self.train_image,
             "image_pull_secrets": list(self.image_pull_secrets),
             "storage": self.storage.path,
+            **({"bucket": {"uri": self.storage.uri, "scratch": self.storage.scratch}} if self.storage.uri else {}),
+            **({"secrets": [self.storage.secret]} if self.storage.secret else {}),
             **settings_as_values(self.trainjob),
         }
 

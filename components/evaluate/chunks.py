@@ -47,7 +47,9 @@ def chunked_nll(model: Any, batch: dict[str, Any]) -> Tensor:
     positions = (labels != IGNORED).nonzero()[:, 0]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     rows = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
-    with _computed_once(model.base_model, model.base_model(**inputs, use_cache=False)):
+    output = model.base_model(**inputs, use_cache=False)
+    output["last_hidden_state"] = output["last_hidden_state"].to(labels.device)  # from the last GPU to the first
+    with _computed_once(model.base_model, output):
         return torch.cat([_nll(model, inputs, chunk, labels[chunk]) for chunk in positions.split(rows)])
 
 
@@ -60,8 +62,11 @@ def _nll(model: Any, inputs: dict[str, Any], positions: Tensor, targets: Tensor)
 @contextmanager
 def _computed_once(trunk: Any, output: Any) -> Iterator[None]:
     """Inside, the trunk answers every call with an output that is there already."""
+    own = vars(trunk).get("forward")  # what spreads a model over GPUs puts one there
     trunk.forward = lambda *_, **__: output
     try:
         yield
     finally:
         del trunk.forward
+        if own is not None:
+            trunk.forward = own

@@ -28,11 +28,12 @@ def evaluate(
     from pathlib import Path
 
     from components.evaluate.evaluate import evaluate as run
+    from components.models import model_folder
 
     figures = run(
         records=Path(records.path),
         test=Path(test.path),
-        model=Path(model.metadata.get("path", model.path)),  # where a TrainJob has left it
+        model=model_folder(model.metadata.get("path", model.path)),  # where a TrainJob has left it
         base_model=base_model,
         base_model_digest=base_model_digest,
         champion=champion,

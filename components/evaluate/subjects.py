@@ -136,14 +136,16 @@ def measure(
 
 
 def load(folder: Path, vocabulary_size: int, precision: str) -> Any:
-    """A folder's model on a GPU where there is one, with an embedding for each token."""
+    """A folder's model on the GPUs where there are any, with an embedding for each token."""
     import torch
     import transformers
+
+    from components.evaluate.devices import place
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model = load_model(folder, vocabulary_size, torch.float32 if precision == "fp32" else torch.bfloat16)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return place(model)
 
 
 def answerable(found: list[Subject], new_tokens: int) -> list[int]:

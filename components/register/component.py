@@ -22,10 +22,11 @@ def register(
     """Register the model as champion, if the gate accepted it."""
     from pathlib import Path
 
+    from components.models import model_folder
     from components.register.register import register as run
 
     result = run(
-        model=Path(model.metadata.get("path", model.path)),  # where a TrainJob has left it
+        model=model_folder(model.metadata.get("path", model.path)),  # where a TrainJob has left it
         train=Path(train.path),
         test=Path(test.path),
         evaluation=Path(evaluation.path),

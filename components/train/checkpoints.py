@@ -1,16 +1,18 @@
 """Checkpoints that are whole or not there: written aside, synced, listed with digests, renamed, checked on loading.
 
 A checkpoint is the folder checkpoint-STEP with DeepSpeed's files (each rank writes its part), state.json, and the
-marker COMPLETE, which holds the size and SHA-256 of every other file and is written last.
+marker COMPLETE, which holds the size and SHA-256 of every other file and is written last. Here they lie in a folder
+that all ranks share; stored.py keeps them in an object store.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,9 +22,11 @@ import torch.distributed as dist
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
 from components.errors import TrainingError
+from components.store import MARKER
 
-MARKER, STATE = "COMPLETE", "state.json"
+STATE = "state.json"
 PARTIAL = ".partial-"
+NAME = re.compile(r"checkpoint-\d+")
 
 
 class SyncedWriter(TorchCheckpointEngine):
@@ -49,7 +53,7 @@ class SyncedWriter(TorchCheckpointEngine):
         try:
             yield
         except (OSError, RuntimeError) as error:
-            self.error = self.error or _reason(error)
+            self.error = self.error or reason(error)
 
 
 class Checkpoints:
@@ -74,15 +78,15 @@ class Checkpoints:
         """
         final = self.folder / f"checkpoint-{state['step']}"
         partial = self.folder / f"{PARTIAL}{final.name}"
-        if self._rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+        self._begin(partial, final)
         writer = engine.checkpoint_engine = SyncedWriter()
         engine.save_checkpoint(str(self.folder), tag=partial.name, save_latest=False, exclude_frozen_parameters=frozen)
-        parts = self._gathered((writer.written, writer.error))
+        parts = self._gathered((writer.written, writer.error or self._keep(partial, final, writer.written)))
         failed = next((f"rank {rank}: {error}" for rank, (_, error) in enumerate(parts) if error), None)
         if failed is None and self._rank() == 0:
-            failed = _complete(partial, final, state, {name: item for part, _ in parts for name, item in part.items()})
-        failed = self._gathered(failed)[0] if self.group is not None else failed
+            files = {name: item for part, _ in parts for name, item in part.items()}
+            failed = self._complete(partial, final, state, files)
+        failed = self._gathered(failed)[0]
         if failed is not None:
             self.failures += 1
             self._give_up(partial, state["step"], failed)
@@ -95,6 +99,42 @@ class Checkpoints:
         newest: Path | None = self._gathered(chosen)[0]
         return newest
 
+    def of_step(self, step: int) -> Path:
+        """The complete checkpoint of a step."""
+        return self.folder / f"checkpoint-{step}"
+
+    def shown(self, checkpoint: Path) -> str:
+        """Where a checkpoint is kept, for a message."""
+        return str(checkpoint)
+
+    def loaded(self) -> None:
+        """Called on all ranks when the checkpoint that was found is in the engine."""
+
+    def last(self) -> str:
+        """The newest complete checkpoint, or none, for a message."""
+        return next(iter(self.names()), "none")
+
+    def names(self) -> list[str]:
+        """The complete checkpoints, newest first."""
+        return [checkpoint.name for checkpoint in newest_first(self.folder)]
+
+    def acts(self) -> bool:
+        """Whether this rank does what is done once for all that share its folder."""
+        return self._rank() == 0
+
+    def of_the_acting(self, value: Any) -> Any:
+        """What the acting rank of this folder says; all ranks must ask."""
+        return self._gathered(value)[0]
+
+    def _begin(self, partial: Path, final: Path) -> None:
+        """Before ranks write; DeepSpeed lets them wait for each other after this."""
+        if self.acts():
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _keep(self, partial: Path, final: Path, written: dict[str, list[Any]]) -> str | None:
+        """Brings what this rank has written to where it stays; gives the reason where it cannot."""
+        return None
+
     def _sound(self, checkpoint: Path) -> bool:
         damage = damaged(checkpoint)
         if damage:
@@ -102,23 +142,41 @@ class Checkpoints:
         return damage is None
 
     def _give_up(self, partial: Path, step: int, failed: str) -> None:
+        if self.acts():
+            shutil.rmtree(partial, ignore_errors=True)
         if self._rank() != 0:
             return
-        shutil.rmtree(partial, ignore_errors=True)
-        last = next(newest_first(self.folder), None)
         print(
             f"train: the checkpoint at step {step} could not be written ({failed}); training goes on; "
-            f"the last good one is {last.name if last else 'none'}",
+            f"the last good one is {self.last()}",
             file=sys.stderr,
             flush=True,
         )
 
     def _prune(self, best_step: int | None) -> None:
-        for checkpoint in list(newest_first(self.folder))[self.keep :]:
-            if step_of(checkpoint) != best_step:
-                # without its marker first, so that half of a folder never counts
-                (checkpoint / MARKER).unlink(missing_ok=True)
-                shutil.rmtree(checkpoint, ignore_errors=True)
+        for name in self.names()[self.keep :]:
+            if step_of(name) != best_step:
+                self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        # without its marker first, so that half of a folder never counts
+        (self.folder / name / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _complete(self, partial: Path, final: Path, state: dict[str, Any], files: dict[str, list[Any]]) -> str | None:
+        """Marks and renames what all ranks have written; gives the reason where it cannot."""
+        try:
+            text = json.dumps(state).encode()
+            files[STATE] = write_synced(partial / STATE, lambda file: file.write(text))
+            marker = json.dumps({"files": files}).encode()
+            write_synced(partial / MARKER, lambda file: file.write(marker))
+            _sync_folder(partial)
+            shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
+            partial.rename(final)
+            _sync_folder(final.parent)
+        except OSError as error:
+            return f"rank 0: {reason(error)}"
+        return None
 
     def _rank(self) -> int:
         return dist.get_rank() if self.group is not None else 0
@@ -133,13 +191,18 @@ class Checkpoints:
 
 def newest_first(folder: Path) -> Iterator[Path]:
     """The complete checkpoints of a folder."""
-    complete = (marker.parent for marker in folder.glob(f"checkpoint-*/{MARKER}"))
-    yield from sorted((path for path in complete if path.name.split("-")[-1].isdigit()), key=step_of, reverse=True)
+    complete = (marker.parent.name for marker in folder.glob(f"checkpoint-*/{MARKER}"))
+    yield from (folder / name for name in in_order(complete))
 
 
-def step_of(checkpoint: Path) -> int:
+def in_order(names: Iterable[str]) -> list[str]:
+    """Checkpoints' names, newest first; what is named otherwise is left out."""
+    return sorted((name for name in names if NAME.fullmatch(name)), key=step_of, reverse=True)
+
+
+def step_of(name: str) -> int:
     """The optimizer steps that a checkpoint has behind it."""
-    return int(checkpoint.name.rpartition("-")[2])
+    return int(name.rpartition("-")[2])
 
 
 def damaged(checkpoint: Path) -> str | None:
@@ -193,22 +256,6 @@ def write_synced(path: Path, write: Callable[[Any], Any]) -> list[Any]:
     return [file.size, file.sha256.hexdigest()]
 
 
-def _complete(partial: Path, final: Path, state: dict[str, Any], files: dict[str, list[Any]]) -> str | None:
-    """Marks and renames what all ranks have written; gives the reason where it cannot."""
-    try:
-        text = json.dumps(state).encode()
-        files[STATE] = write_synced(partial / STATE, lambda file: file.write(text))
-        marker = json.dumps({"files": files}).encode()
-        write_synced(partial / MARKER, lambda file: file.write(marker))
-        _sync_folder(partial)
-        shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-        partial.rename(final)
-        _sync_folder(final.parent)
-    except OSError as error:
-        return f"rank 0: {_reason(error)}"
-    return None
-
-
 def _problem(path: Path, size: int, sha256: str) -> str | None:
     if not path.is_file():
         return f"{path.name} is missing"
@@ -230,7 +277,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """An error in one line."""
     return (getattr(error, "strerror", None) or str(error)).strip().splitlines()[0]
 
 
@@ -260,6 +308,6 @@ def universal(checkpoint: Path) -> Path:
             ds_to_universal.main(options)
     except Exception as error:
         raise TrainingError(
-            f"{checkpoint} was written by another number of ranks and cannot be converted: {_reason(error)}"
+            f"{checkpoint} was written by another number of ranks and cannot be converted: {reason(error)}"
         ) from error
     return converted

@@ -30,7 +30,7 @@ def train(
         settings,
         base_model=base_model,
         base_model_digest=base_model_digest,
-        checkpoints=Path(checkpoints) if checkpoints else None,
+        checkpoints=checkpoints,
         **{name: Path(artifact.path) for name, artifact in files.items()},
     )
     figures, place = launch(config, launcher, vars(task_config))

@@ -1,7 +1,7 @@
 """What one training is told: every dial of Dolly's train() that still means something, by its present name."""
 
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,9 @@ class TrainConfig:
         model: Where to write the tuned model (folder).
         curves: Where to write the loss curves (JSON).
         metrics: Where to write throughput and sizes (JSON).
-        checkpoints: Where checkpoints live and are resumed from; without it none is written.
+        checkpoints: Folder where checkpoints live and are resumed from; without it none is written.
+        checkpoint_store: Object store (fsspec URI) where they live instead; the folder is then this node's own, for
+            what is on its way.
         method: full (every weight) or lora (adapters, merged at the end).
         epochs: Passes over the training rows.
         learning_rate: The peak learning rate.
@@ -77,6 +79,7 @@ class TrainConfig:
     curves: Path
     metrics: Path
     checkpoints: Path | None = None
+    checkpoint_store: str = ""
     method: str = "full"
     epochs: float = 2
     learning_rate: float = 5e-6
@@ -121,7 +124,7 @@ class TrainConfig:
             if isinstance(value, int | float) and value < 0:
                 raise ParameterError(f"{field.name}={value} must not be negative")
         check_offload(self.offload, self.zero_stage)
-        if self.early_stopping_patience and self.checkpoints is None:
+        if self.early_stopping_patience and not (self.checkpoints or self.checkpoint_store):
             raise ParameterError(NO_BEST_WEIGHTS)
 
     @staticmethod
@@ -149,10 +152,31 @@ class TrainConfig:
         return replace(self, per_device_batch_size=micro, gradient_accumulation_steps=share // micro)
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any], **paths: Any) -> "TrainConfig":
-        """From a pipeline's parameters, which KFP hands over as text inside a dict."""
+    def from_settings(cls, settings: dict[str, Any], checkpoints: str = "", **paths: Any) -> "TrainConfig":
+        """From a pipeline's parameters, which KFP hands over as text inside a dict.
+
+        Args:
+            checkpoints: a folder or a URI; empty: none are written.
+        """
         types = {field.name: field.type for field in fields(cls)}
+        if "://" in checkpoints:
+            paths["checkpoint_store"] = checkpoints
+        elif checkpoints:
+            paths["checkpoints"] = Path(checkpoints)
         return cls(**{name: _cast(types[name], value) for name, value in settings.items()}, **paths)
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "TrainConfig":
+        """From what plain() gave."""
+        paths = {field.name for field in fields(cls) if field.type in (Path, Path | None)}
+        typed: dict[str, Any] = {
+            name: Path(value) if name in paths and value else value for name, value in values.items()
+        }
+        return cls(**typed)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
 def check_offload(offload: str, zero_stage: int) -> None:
@@ -172,7 +196,10 @@ def _cast(kind: Any, value: Any) -> Any:
     return kind(value)
 
 
-PATHS = ("train", "test", "tokenizer", "base_model", "base_model_digest", "model", "curves", "metrics", "checkpoints")
+PATHS = (
+    *("train", "test", "tokenizer", "base_model", "base_model_digest", "model", "curves", "metrics"),
+    *("checkpoints", "checkpoint_store"),
+)
 # What a pipeline hands over as a run's parameters: everything but what is read and written.
 TRAINING_PARAMETERS = tuple(field.name for field in fields(TrainConfig) if field.name not in PATHS)
 # What checkpoints are written for, how often, and on how many processes, does not decide the weights.

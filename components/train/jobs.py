@@ -15,6 +15,7 @@ from components.train.outcome import Outcome, condition, evicted, outcome, secon
 from components.train.trainjob import NODE, JobSettings, Run, attempt_of, differences
 
 LAST_LINES = 50
+START_ANEW = "it would end the same way; start a new run with other parameters or resources"
 
 Build = Callable[[int], dict[str, Any]]
 
@@ -130,6 +131,9 @@ class Launcher:
                 "delete it, or start a new run"
             )
         if condition(found, "Failed"):  # told by the launcher that saw it; the step is tried again, and so is the job
+            ended = cast(Outcome, outcome(found, self._cluster.pods_of(self._name).once()))
+            if ended.repeats:
+                raise ClusterError(f"{self._explain(ended, attempt_of(found))}; it is not tried again: {START_ANEW}")
             self._say(f"TrainJob {self._name} of an earlier try has failed; starting it again")
             self._delete(found)
             return self._create(attempt_of(found) + 1)
@@ -145,12 +149,23 @@ class Launcher:
         return self._adopt() or self._create(attempt)
 
     def _delete(self, job: dict[str, Any]) -> None:
-        """Deletes a job and waits until it and its pods have gone, so that two never run at once."""
-        uid = job["metadata"]["uid"]
+        """Deletes a job and waits until it and its pods have gone, so that two never run at once.
+
+        Raises:
+            ClusterError: they do not go, as on a node that is lost and still in the cluster's books.
+        """
+        uid, hours, pace = job["metadata"]["uid"], self._settings.max_wait_hours, self._cluster.pace
         if not job["metadata"].get("deletionTimestamp"):
             self._cluster.delete_job(self._name, uid, wait=True)
+        end = time.monotonic() + hours * pace.hour
         while (found := self._cluster.job(self._name)) and found["metadata"]["uid"] == uid:
-            time.sleep(self._cluster.pace.first_delay)
+            self._say("waiting for the pods of the last start to end")
+            if time.monotonic() > end:
+                raise ClusterError(
+                    f"TrainJob {self._name} is deleted and has not gone for {hours} h (max_wait_hours); "
+                    "delete pods of lost nodes by force, and the step goes on when it is tried again"
+                )
+            time.sleep(pace.first_delay)
 
     def _watch(self) -> None:
         cluster = self._cluster

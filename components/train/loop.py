@@ -17,7 +17,7 @@ from components import progress
 from components.errors import ResumableError, TrainingError
 from components.packing import IGNORED, summed_nll
 from components.train.batches import GlobalBatches, Rows, flattened
-from components.train.checkpoints import Checkpoints, newest_first
+from components.train.checkpoints import Checkpoints
 from components.train.config import TrainConfig
 from components.train.engine import schedule
 from components.train.interruption import Interruption
@@ -189,7 +189,7 @@ class Loop:
         rows = self.batches.rows(step)
         ids = self.rows.ids(rows[:SHOWN_IDS])
         more = f" and {len(rows) - len(ids)} more" if len(rows) > len(ids) else ""
-        last = next(iter(self._complete()), "none")
+        last = self.checkpoints.last() if self.checkpoints else "none"
         raise TrainingError(
             f"step {step + 1}: the loss is {loss} and the gradient norm {norm}; lower learning_rate, or use bf16 or "
             f"fp32; records of the batch: {', '.join(ids)}{more}; last good checkpoint: {last}"
@@ -249,9 +249,6 @@ class Loop:
         rate = self.state.tokens / max(self.state.seconds, 1e-9)
         shown: dict[str, str] = {name: f"{latest[name]:.3f}" for name in ("loss", "eval_loss") if name in latest}
         return shown | {"tokens/s": f"{rate:.0f}"}
-
-    def _complete(self) -> list[str]:
-        return [str(path) for path in newest_first(self.checkpoints.folder)] if self.checkpoints else []
 
     def _set_learning_rate(self, value: float) -> None:
         for group in self.engine.optimizer.param_groups:

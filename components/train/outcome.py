@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from components.errors import ResumableError
+from components.errors import ResumableError, UserError
 from components.train.trainjob import NODE
 
 Kind = Literal["succeeded", "failed", "interrupted", "deadline"]
-RESUME = ResumableError.exit_code
+RESUME, REFUSED = ResumableError.exit_code, UserError.exit_code
+OUT_OF_MEMORY = "OOMKilled"  # in kubelet's words
 # Ends of a pod that are the cluster's doing, in the words of kubelet and controllers without a DisruptionTarget.
 TAKEN_AWAY = ("Evicted", "Preempting", "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "UnexpectedAdmissionError")
 STUCK = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
@@ -23,11 +24,13 @@ class Outcome:
         kind: which of the ends that a launcher tells apart.
         reason: one line for the user.
         pod: whose log explains it.
+        repeats: whether the same job would end the same way again: it ran out of memory, or refused its input.
     """
 
     kind: Kind
     reason: str
     pod: str = ""
+    repeats: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class _End:
     interrupted: bool
     reason: str
     pod: str
+    repeats: bool = False
 
 
 def outcome(job: dict[str, Any], pods: Iterable[dict[str, Any]]) -> Outcome | None:
@@ -56,7 +60,8 @@ def outcome(job: dict[str, Any], pods: Iterable[dict[str, Any]]) -> Outcome | No
     if not ends:
         return Outcome(kind="failed", reason=f"{failed.get('reason')}: {failed.get('message')}")
     first = ends[0]
-    return Outcome(kind="interrupted" if first.interrupted else "failed", reason=first.reason, pod=first.pod)
+    kind: Kind = "interrupted" if first.interrupted else "failed"
+    return Outcome(kind=kind, reason=first.reason, pod=first.pod, repeats=first.repeats)
 
 
 def condition(thing: dict[str, Any], kind: str) -> dict[str, Any] | None:
@@ -130,13 +135,15 @@ def _ends(pod: dict[str, Any]) -> list[_End]:
     ended = ((_container(pod) or {}).get("state") or {}).get("terminated")
     if ended and ended["exitCode"] != 0:
         asked = ended["exitCode"] == RESUME
-        ends.append(_End(time=ended.get("finishedAt") or "", interrupted=asked, reason=_explain(pod, ended), pod=name))
+        repeats = ended["exitCode"] == REFUSED or ended.get("reason") == OUT_OF_MEMORY
+        when, why = ended.get("finishedAt") or "", _explain(pod, ended)
+        ends.append(_End(time=when, interrupted=asked, reason=why, pod=name, repeats=repeats))
     return ends
 
 
 def _explain(pod: dict[str, Any], ended: dict[str, Any]) -> str:
     where = f"node {node_rank(pod)}"
-    if ended.get("reason") == "OOMKilled":
+    if ended.get("reason") == OUT_OF_MEMORY:
         limits = (pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
         return f"{where} ran out of memory (OOMKilled, limit {limits.get('memory', 'unknown')})"
     if ended["exitCode"] == RESUME:

@@ -3,13 +3,15 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from components import code_digest
-from components.errors import ParameterError, PipelineError
+from components.errors import ParameterError, PipelineError, StorageError
 from components.models import MODEL_FILES
 from components.records import canonical_json, count_rows, digest, path_digest, read_json
 from components.rendering import load_tokenizer
@@ -18,8 +20,11 @@ from components.train.config import DECIDING, NO_NEW_TOKENS, TrainConfig
 from components.train.launcher import torchrun
 
 
-def train(config: TrainConfig) -> dict[str, float]:
+def train(config: TrainConfig, publish: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Trains and writes the model, the curves and the metrics.
+
+    Args:
+        publish: called on the first node when these are written, before the checkpoints are removed.
 
     Returns:
         What a run is judged by: train_loss, tokens_per_second, steps, parameters, …
@@ -46,25 +51,55 @@ def train(config: TrainConfig) -> dict[str, float]:
     refuse_new_tokens_in_parts(config, folder)
     config = computable(config, cuda)
     print(f"train: {memory_line(config, folder, processes, cuda)}")
-    # A retried or repeated run of the same training finds its checkpoints; another training never does.
-    checkpoints = config.checkpoints / training_key(config) if config.checkpoints else None
-    local = replace(config, base_model=str(folder), nproc_per_node=processes, checkpoints=checkpoints)
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     with tempfile.TemporaryDirectory() as scratch:
+        local = replace(with_checkpoints(config, Path(scratch)), base_model=str(folder), nproc_per_node=processes)
         settings = Path(scratch) / "config.json"
-        settings.write_text(json.dumps(_plain(local)), encoding="utf-8")
+        settings.write_text(json.dumps(local.plain()), encoding="utf-8")
         torchrun(["--config", str(settings)], processes, Path(scratch), config.grace_seconds)
-    if int(os.environ.get("PET_NODE_RANK", "0")) != 0:
+    if node_rank() != 0:
         return {}
-    if checkpoints:
-        shutil.rmtree(checkpoints, ignore_errors=True)  # the model is written; nothing will resume from these
+    publish()
+    forget_checkpoints(local)  # the model is written; nothing will resume from these
     metrics: dict[str, Any] = read_json(config.metrics)
     print(
         f"train: {metrics['steps']} steps, loss {metrics['train_loss']:.3f}, "
         f"{metrics['tokens_per_second']:.0f} tokens/s"
     )
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def node_rank() -> int:
+    """Which of the nodes that train together this is, from 0."""
+    return int(os.environ.get("PET_NODE_RANK", "0"))
+
+
+def with_checkpoints(config: TrainConfig, scratch: Path) -> TrainConfig:
+    """The training with a place for its checkpoints alone.
+
+    A retried or repeated run of the same training finds its checkpoints; another training never does.
+
+    Args:
+        scratch: where a node keeps for a moment what goes to a store, unless it was told a folder for it.
+    """
+    if config.checkpoint_store:
+        own = (config.checkpoints or scratch / "checkpoints") / f"node-{node_rank()}"
+        return replace(config, checkpoints=own, checkpoint_store=f"{config.checkpoint_store}/{training_key(config)}")
+    return replace(config, checkpoints=config.checkpoints / training_key(config)) if config.checkpoints else config
+
+
+def forget_checkpoints(local: TrainConfig) -> None:
+    """Removes a finished training's checkpoints."""
+    if local.checkpoint_store:
+        from components.store import Store
+
+        try:
+            Store(local.checkpoint_store).remove()
+        except StorageError as error:  # the model is written all the same
+            print(f"train: the checkpoints are not removed: {error}", file=sys.stderr)
+    if local.checkpoints:
+        shutil.rmtree(local.checkpoints, ignore_errors=True)
 
 
 def refuse_new_tokens_in_parts(config: TrainConfig, folder: Path) -> None:
@@ -101,10 +136,15 @@ def placement(config: TrainConfig) -> tuple[int, bool]:
 
 
 def computable(config: TrainConfig, cuda: bool) -> TrainConfig:
-    """The same training in float32 on a CPU that has no instructions for bf16, where those are emulated."""
+    """The same training as a CPU can do it: without offload, and in float32 where bf16 would be emulated."""
     import torch
 
-    if cuda or config.precision != "bf16" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if cuda:
+        return config
+    if config.offload != "none":
+        print("train: there is no GPU from which something could be offloaded: all is in the host's memory")
+        config = replace(config, offload="none")
+    if config.precision != "bf16" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return config
     print("train: this CPU has no bf16 instructions, and emulating them is 5 to 100 times slower: fp32 is used")
     return replace(config, precision="fp32")
@@ -125,7 +165,3 @@ def memory_line(config: TrainConfig, folder: Path, processes: int, cuda: bool) -
         return report(folder, config, config.world_size(processes), available, "cuda" if cuda else "cpu")
     except KeyError as missing:
         return f"memory cannot be estimated: the model's config.json has no {missing}"
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}

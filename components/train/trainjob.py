@@ -30,6 +30,7 @@ class JobSettings:
         shared_memory: Size of /dev/shm, part of the pod's memory; empty: as the runtime has it.
         resources: What a node needs beside CPU, memory and GPUs, such as rdma/hca.
         env: Variables of the training pods, such as NCCL_IB_HCA.
+        pod_annotations: Annotations of the training pods, such as a second network's or Kueue's topology request.
         max_wait_hours: How long a job may queue or wait for nodes at a time.
         max_runtime_hours: How long a job may run at a time.
         max_restarts: How often a job that was preempted, or asked to go on later, is started again.
@@ -42,6 +43,7 @@ class JobSettings:
     shared_memory: str = "16Gi"
     resources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    pod_annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     max_wait_hours: int = 24
     max_runtime_hours: int = 168
     max_restarts: int = 10
@@ -88,7 +90,9 @@ class Training:
         dataset_digest: Of the training rows.
         pipeline: The pipeline's name.
         task_config: What KFP set on the step: resources, nodes, taints, volumes, env (dsl.TaskConfig's fields).
+        requests: What a node is asked for besides, without a limit.
         image_pull_secrets: Names.
+        secrets: Of the Secrets that the step sees, those whose variables the pods see too.
     """
 
     image: str
@@ -100,7 +104,9 @@ class Training:
     dataset_digest: str
     pipeline: str
     task_config: Mapping[str, Any]
+    requests: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     image_pull_secrets: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 def train_job(run: Run, training: Training, settings: JobSettings, attempt: int = 1) -> dict[str, Any]:
@@ -178,13 +184,15 @@ def processes_per_node(training: Training) -> int:
 
 def _trainer(training: Training, settings: JobSettings) -> dict[str, Any]:
     resources = training.task_config.get("resources") or {}
-    limits, requests = dict(resources.get("limits") or {}), dict(resources.get("requests") or {})
+    limits = dict(resources.get("limits") or {})
+    requests = dict(resources.get("requests") or {}) | dict(training.requests)
     processes = processes_per_node(training)
     if gpu := gpu_name(limits):
         limits[gpu] = str(processes)
         requests[gpu] = str(processes)
     env = [{"name": name, "value": value} for name, value in sorted(training.env.items())]
-    given = sorted((entry for entry in training.task_config.get("env") or [] if _is_for_pods(entry)), key=_name)
+    set_on_step = training.task_config.get("env") or []
+    given = sorted((entry for entry in set_on_step if _is_for_pods(entry, training.secrets)), key=_name)
     return {
         "image": training.image,
         "command": list(training.command),
@@ -198,9 +206,10 @@ def _trainer(training: Training, settings: JobSettings) -> dict[str, Any]:
     }
 
 
-def _is_for_pods(entry: Mapping[str, Any]) -> bool:
-    """Not credentials, which stay with the launcher, and not what KFP tells each try of the step anew."""
-    return "secretKeyRef" not in (entry.get("valueFrom") or {}) and not entry["name"].startswith(OF_THE_STEP)
+def _is_for_pods(entry: Mapping[str, Any], secrets: tuple[str, ...]) -> bool:
+    """Not other credentials, which stay with the launcher, and not what KFP tells each try of the step anew."""
+    secret = (entry.get("valueFrom") or {}).get("secretKeyRef")
+    return (secret is None or secret.get("name") in secrets) and not entry["name"].startswith(OF_THE_STEP)
 
 
 def _name(entry: Mapping[str, Any]) -> str:
@@ -223,7 +232,8 @@ def _patch(training: Training, settings: JobSettings) -> dict[str, Any]:
         "imagePullSecrets": [{"name": name} for name in training.image_pull_secrets],
         "containers": [{"name": NODE, "volumeMounts": mounts}],
     }
-    job = {"name": NODE, "template": {"spec": {"template": {"spec": pods}}}}
+    template = {"metadata": {"annotations": dict(settings.pod_annotations)}, "spec": pods}
+    job = {"name": NODE, "template": {"spec": {"template": template}}}
     return {"manager": MANAGER, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [job]}}}}
 
 

@@ -19,6 +19,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from components.errors import ResumableError
 from components.records import write_json
 from components.rendering import load_tokenizer
+from components.store import Store
 from components.train.batches import Rows
 from components.train.checkpoints import STATE, Checkpoints, universal
 from components.train.config import TrainConfig
@@ -27,6 +28,7 @@ from components.train.engine import load, make_engine, parameter_count, prepare,
 from components.train.interruption import Interruption
 from components.train.launcher import STOPPED_FILE, die_with_parent
 from components.train.loop import Loop, State, memory_gib
+from components.train.stored import StoredCheckpoints
 
 PATIENCE = timedelta(hours=2)  # for rank 0 to check, convert or gather what is large
 DEAD_PEER_SECONDS = 5.0
@@ -58,9 +60,7 @@ class Worker:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         # what ranks tell each other besides gradients goes over the CPU
         self.group = dist.new_group(backend="gloo", timeout=PATIENCE) if self.world_size > 1 else None
-        self.checkpoints = (
-            Checkpoints(config.checkpoints, config.save_total_limit, self.group) if config.checkpoints else None
-        )
+        self.checkpoints = checkpoints_of(config, self.group)
         self.times["meeting the ranks"] = time.time()
         self.tokenizer = load_tokenizer(config.tokenizer)
         self.rows, self.held_out = Rows(config.train), Rows(config.test)
@@ -78,7 +78,7 @@ class Worker:
         best = state.best_step
         if self.config.early_stopping_patience and self.checkpoints and best not in (None, state.step):
             engine.destroy()
-            _, engine = self.begin(self.checkpoints.folder / f"checkpoint-{best}" if best else None)
+            _, engine = self.begin(self.checkpoints.of_step(best) if best else None)
         self.write(engine, state, loop)
 
     def begin(self, checkpoint: Path | None) -> tuple[State, Any]:
@@ -94,30 +94,27 @@ class Worker:
         self.times.setdefault("data and model", time.time())
         engine = make_engine(model, self.config, settings)
         self.times.setdefault("DeepSpeed's engine", time.time())
-        if checkpoint:
+        if checkpoint and self.checkpoints:
             load(engine, converted or checkpoint, self.config)
             state = replace(state, world_size=self.world_size, attempts=state.attempts + 1)
             self.times.setdefault("checkpoint", time.time())
+            self.checkpoints.loaded()
         return state, engine
 
     def read_state(self, checkpoint: Path | None) -> State:
         """What a checkpoint says, or a beginning."""
         if checkpoint is None:
             return State(global_batch=self.config.global_batch(self.world_size), world_size=self.world_size)
-        if self.rank == 0:
-            print(f"train: resuming from {checkpoint}", flush=True)
+        if self.rank == 0 and self.checkpoints:
+            print(f"train: resuming from {self.checkpoints.shown(checkpoint)}", flush=True)
         return State(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
 
     def for_these_ranks(self, checkpoint: Path | None, state: State) -> Path | None:
         """A checkpoint of another number of ranks in a form that these can load; None where that is not needed."""
-        if checkpoint is None or state.world_size == self.world_size:
+        if checkpoint is None or self.checkpoints is None or state.world_size == self.world_size:
             return None
-        answers: list[Any] = [None] * self.world_size
-        converted = universal(checkpoint) if self.rank == 0 else None
-        if self.group is None:
-            return converted
-        dist.all_gather_object(answers, converted, group=self.group)
-        path: Path = answers[0]
+        converted = universal(checkpoint) if self.checkpoints.acts() else None
+        path: Path = self.checkpoints.of_the_acting(converted)
         return path
 
     def write(self, engine: Any, state: State, loop: Loop) -> None:
@@ -152,6 +149,16 @@ class Worker:
                 "device": engine.device.type,
             },
         )
+
+
+def checkpoints_of(config: TrainConfig, group: Any) -> Checkpoints | None:
+    """Where checkpoints are kept; None where none are written."""
+    if config.checkpoints is None:
+        return None
+    folder, keep = config.checkpoints, config.save_total_limit
+    if config.checkpoint_store:
+        return StoredCheckpoints(folder, Store(config.checkpoint_store), keep, group)
+    return Checkpoints(folder, keep, group)
 
 
 def leave_out_shared_memory_op() -> None:

@@ -53,6 +53,7 @@ class State:
     faults: list[Fault] = field(default_factory=list)
     token: str = "first"
     away: bool = False
+    pods_stay: bool = False  # a deleted job waits for its pods for ever
     drop_streams: int = 0  # counts up when all open streams are to break
 
 
@@ -215,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
 
         def finish() -> None:  # as a garbage collector does, once the pods have ended
             time.sleep(0.05)
-            if self.server_state.get(resource, name):
+            if self.server_state.get(resource, name) and not self._state.pods_stay:
                 self.server_state.remove(resource, name)
 
         threading.Thread(target=finish, daemon=True).start()

@@ -266,6 +266,41 @@ def test_a_step_that_is_tried_again_starts_a_failed_job_again(nodes: Nodes) -> N
     assert creations(nodes) == 2
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "told"), [(2, "Error", "exit code 2: rate"), (137, "OOMKilled", "ran out of memory")]
+)
+def test_what_would_fail_again_is_told_again_and_not_started(
+    nodes: Nodes, code: int, reason: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = existing(nodes)
+    pods = nodes.start(job)
+    nodes.server.write(pods[1], "the last line")
+    nodes.end(pods[1], code, reason, "rate")
+    nodes.finish(job, "Failed", "FailedJobs")
+    with pytest.raises(
+        ClusterError, match=rf"{told}.*it is not tried again: it would end the same way; start a new run"
+    ):
+        run_launcher(nodes, lambda _: None)
+    assert "the last line" in capsys.readouterr().out
+    assert creations(nodes) == 1
+
+
+def test_pods_that_never_go_are_waited_for_and_named(nodes: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes.server.state.pods_stay = True
+
+    def lose_a_node(nodes: Nodes) -> None:
+        job = nodes.job()
+        nodes.disrupt(nodes.start(job)[0])
+        nodes.finish(job, "Failed")
+
+    with pytest.raises(
+        ClusterError, match=r"has not gone for 1 h \(max_wait_hours\); delete pods of lost nodes by force"
+    ):
+        run_launcher(nodes, lose_a_node, settings=JobSettings(max_wait_hours=1), pace=replace(PACE, hour=0.3))
+    assert "train: waiting for the pods of the last start to end" in capsys.readouterr().out
+    assert creations(nodes) == 1
+
+
 def test_a_job_that_is_being_deleted_is_waited_for(nodes: Nodes) -> None:
     job = existing(nodes)
     job["metadata"]["deletionTimestamp"] = "2026-11-23T10:00:00Z"

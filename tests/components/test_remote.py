@@ -12,9 +12,10 @@ import pytest
 
 from components.cli import main
 from components.errors import ClusterError, ModelError
+from components.train.claim import Claim
 from components.train.config import TrainConfig
 from components.train.kubernetes import PERMISSIONS, Cluster
-from components.train.remote import remove_old, train_remotely
+from components.train.remote import train_remotely
 from components.train.retry import Pace
 from components.train.trainjob import JobSettings, settings_as_values
 from tests.cluster.nodes import OWN_POD, Nodes
@@ -202,10 +203,12 @@ def test_outside_of_a_run_or_without_the_claim_nothing_starts(nodes: Nodes, conf
 
 
 def test_what_nobody_uses_is_removed_after_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, days in (("old", 31), ("used", 31), ("new", 1), ("current", 99)):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - days * 86400,) * 2)
-    (tmp_path / "used" / "checkpoint-3").mkdir()
-    remove_old(tmp_path, 30, tmp_path / "current")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["current", "new", "used"]
-    assert "removed" in capsys.readouterr().out
+    for kind in ("runs", "checkpoints"):
+        for name, days in (("old", 31), ("used", 31), ("new", 1), ("current", 99)):
+            (tmp_path / kind / name).mkdir(parents=True)
+            os.utime(tmp_path / kind / name, (time.time() - days * 86400,) * 2)
+    (tmp_path / "checkpoints" / "used" / "checkpoint-3").mkdir()
+    Claim(tmp_path, "current").remove_old(30)
+    assert sorted(entry.name for entry in (tmp_path / "runs").iterdir()) == ["current", "new"]
+    assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == ["new", "used"]
+    assert f"removed {tmp_path / 'runs' / 'old'}, which is older than 30 days" in capsys.readouterr().out

@@ -5,14 +5,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from components.models import MODEL_FILES
+from components.models import MODEL_FILES, model_folder
 from components.records import read_json
+from components.store import Store
 from components.train.config import TrainConfig
 from components.train.kubernetes import Cluster
 from components.train.remote import train_remotely
@@ -22,12 +24,14 @@ from tests.cluster.play import PACE, configuration, playing
 from tests.cluster.server import NAMESPACE, Server, Thing
 from tests.conftest import ROOT, make_record, write_tokens
 
+DISK = "disk-of-a-node"
 TEMPLATE = "{% for m in messages %}{{ m.content + ('\\n' if m.role == 'user' else eos_token) }}{% endfor %}"
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+def nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Nodes]:
     monkeypatch.setenv("KFP_POD_NAME", OWN_POD)
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
     server = Server()
     yield Nodes(server)
     server.close()
@@ -51,8 +55,9 @@ def kubelet(nodes: Nodes, job: Thing, stop_at: str = "") -> bool:
         given = {"PET_NNODES": trainer["numNodes"], "PET_NPROC_PER_NODE": trainer["numProcPerNode"]}
         given |= {"PET_NODE_RANK": rank, "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port}
         given |= {entry["name"]: entry["value"] for entry in trainer["env"]}
+        given |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # the image's python
         processes[pod] = subprocess.Popen(
-            trainer["command"],
+            [part.replace(DISK, f"{DISK}-{rank}") for part in trainer["command"]],  # each pod's own
             env=os.environ | {name: str(value) for name, value in given.items()} | {"OMP_NUM_THREADS": "1"},
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -83,10 +88,11 @@ def print_log(nodes: Nodes, pod: str, process: "subprocess.Popen[str]", stop_at:
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("bucket", [False, True], ids=["claim", "bucket"])
 def test_two_nodes_train_are_preempted_and_go_on(
-    nodes: Nodes, stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bucket: bool, nodes: Nodes, stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage, step = tmp_path / "claim", tmp_path / "step"
+    storage, step, store = tmp_path / "claim", tmp_path / "step", Store((tmp_path / "bucket").as_uri())
     step.mkdir()
     for pattern in MODEL_FILES:
         for file in stories.glob(pattern):
@@ -99,6 +105,7 @@ def test_two_nodes_train_are_preempted_and_go_on(
         test=rows,
         tokenizer=storage / "cache" / "base",
         base_model=str(storage / "cache" / "base"),
+        base_model_digest="sha256:abc",
         model=step / "model",
         curves=step / "curves.json",
         metrics=step / "metrics.json",
@@ -123,6 +130,8 @@ def test_two_nodes_train_are_preempted_and_go_on(
         nodes.finish(job)
 
     launcher = {"image": "train:1", "storage": str(storage), **settings_as_values(JobSettings())}
+    if bucket:
+        launcher |= {"storage": str(tmp_path / DISK), "bucket": {"uri": store.uri, "scratch": "1Gi"}}
     cluster = Cluster(configuration(nodes.server), NAMESPACE, pace=PACE)
     with playing(nodes, script, seconds=300):
         figures, place = train_remotely(config, launcher, {"resources": {"limits": {"cpu": "1"}}}, cluster)
@@ -131,6 +140,7 @@ def test_two_nodes_train_are_preempted_and_go_on(
     assert "train: resuming from" in output
     assert figures["steps"] == 320
     assert figures["world_size"] == 2
-    assert (Path(place["path"]) / "model.safetensors").is_file()
+    assert (model_folder(place["path"]) / "model.safetensors").is_file()
     assert [entry["step"] for entry in read_json(config.curves) if "loss" in entry] == list(range(1, 321))
     assert list((storage / "checkpoints").glob("*")) == []
+    assert not [name for name in store.list() if name.startswith("checkpoints/")]

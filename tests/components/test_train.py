@@ -25,6 +25,8 @@ from components.train.memory import report
 from tests.components.trainings import command, curve, prepare, run, weights
 from tests.golden import FOLDER
 
+RESUMED = {"per_device_batch_size": 2, "nproc_per_node": 2, "save_steps": 4, "epochs": 3}
+
 
 @pytest.fixture(scope="session")
 def prepared(dolly: Path, stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -61,12 +63,22 @@ def test_any_division_of_the_global_batch_trains_the_same_model(prepared: Path, 
         assert curve(tmp_path / name, "grad_norm") == pytest.approx(curve(tmp_path / "one", "grad_norm"), rel=1e-4)
 
 
-def test_a_killed_training_resumes_to_the_same_weights(prepared: Path, stories: Path, tmp_path: Path) -> None:
-    arguments = {"per_device_batch_size": 2, "nproc_per_node": 2, "save_steps": 4, "epochs": 3}
-    whole = run(prepared, stories, tmp_path / "whole", **arguments)
-    assert whole.returncode == 0, whole.stdout + whole.stderr
+@pytest.fixture(scope="module")
+def whole(prepared: Path, stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole")
+    finished = run(prepared, stories, output, **RESUMED)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return output
+
+
+@pytest.mark.parametrize("kept", ["checkpoints", "checkpoint_store"])
+def test_a_killed_training_resumes_to_the_same_weights(
+    kept: str, prepared: Path, stories: Path, whole: Path, tmp_path: Path
+) -> None:
     checkpoints = tmp_path / "checkpoints"
-    interrupted = command(prepared, stories, tmp_path / "killed", checkpoints=checkpoints, **arguments)
+    place = {kept: checkpoints if kept == "checkpoints" else checkpoints.as_uri()}
+    interrupted = command(prepared, stories, tmp_path / "killed", **RESUMED, **place)
     with subprocess.Popen(
         interrupted, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -75,12 +87,12 @@ def test_a_killed_training_resumes_to_the_same_weights(prepared: Path, stories: 
                 pytest.fail(f"it ended with {process.wait(timeout=0.1)} before it could be killed")
         os.killpg(process.pid, signal.SIGKILL)
     assert not (tmp_path / "killed" / "model").exists()
-    resumed = run(prepared, stories, tmp_path / "killed", checkpoints=checkpoints, **arguments)
+    resumed = run(prepared, stories, tmp_path / "killed", **RESUMED, **place)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "resuming from" in resumed.stdout
-    for key, weight in weights(tmp_path / "whole").items():
+    for key, weight in weights(whole).items():
         assert torch.equal(weights(tmp_path / "killed")[key], weight), key
-    assert not list(checkpoints.iterdir()), "checkpoints of a finished training are removed"
+    assert not list(checkpoints.rglob("*COMPLETE")), "checkpoints of a finished training are removed"
 
 
 def test_lora_learns_the_stop_token_and_saves_whole_weights(prepared: Path, stories: Path, tmp_path: Path) -> None:

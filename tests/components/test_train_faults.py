@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -38,6 +39,9 @@ def whole(prepared: Path, stories: Path, tmp_path_factory: pytest.TempPathFactor
     finished = run(prepared, stories, output, **ARGUMENTS)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return output
+
+
+in_either_place = pytest.mark.parametrize("start", ["checkpoints", "checkpoint_store"], indirect=True)
 
 
 class Training:
@@ -85,13 +89,20 @@ def assert_same(output: Path, whole: Path) -> None:
 
 
 @pytest.fixture
-def start(prepared: Path, stories: Path, tmp_path: Path) -> Iterator[Callable[..., Training]]:
-    """Starts a training whose checkpoints are in tmp_path; kills what is left of it at the end."""
+def start(
+    prepared: Path, stories: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Training]]:
+    """Starts a training whose checkpoints are in tmp_path; kills what is left of it at the end.
+
+    With the parameter checkpoint_store that folder is an object store, to which a node uploads.
+    """
     started: list[Training] = []
+    kept = getattr(request, "param", "checkpoints")
 
     def begin(**arguments: Any) -> Training:
         checkpoints = tmp_path / "checkpoints"
-        values = {**ARGUMENTS, "checkpoints": checkpoints, **arguments}
+        place = {kept: checkpoints if kept == "checkpoints" else checkpoints.as_uri()}
+        values = {**ARGUMENTS, **place, **arguments}
         started.append(Training(command(prepared, stories, tmp_path, **values), checkpoints))
         return started[-1]
 
@@ -149,6 +160,7 @@ def test_killed_at_random_points_the_weights_are_those_of_an_undisturbed_trainin
 
 
 @pytest.mark.faults
+@in_either_place
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     start: Callable[..., Training], whole: Path, tmp_path: Path
 ) -> None:
@@ -164,8 +176,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     largest.write_bytes(content)
     code, said = start().end()
     assert code == 0, said
-    assert f"{damaged} is damaged ({largest.name} has other content than was written) and is passed over" in said
-    assert f"resuming from {damaged.with_name(f'checkpoint-{before}')}" in said
+    assert f"/{damaged.name} is damaged ({largest.name} has other content than was written) and is passed over" in said
+    assert re.search(rf"resuming from \S+/checkpoint-{before}\n", said)
     assert_same(tmp_path, whole)
 
 
@@ -180,6 +192,18 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_training(
     assert code == 0, said
     assert "the checkpoint at step 20 could not be written (rank 0: File too large)" in said
     assert "training goes on; the last good one is none" in said
+    assert_same(tmp_path, whole)
+    assert json.loads((tmp_path / "metrics.json").read_text())["failed_checkpoints"] == 4
+
+
+@pytest.mark.faults
+def test_a_store_that_cannot_be_written_costs_checkpoints_and_not_the_training(
+    start: Callable[..., Training], whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file where a folder would have to be")
+    code, said = start(save_steps=20, checkpoint_store=(tmp_path / "taken").as_uri()).end()
+    assert code == 0, said
+    assert "the checkpoint at step 20 could not be written (rank 0: cannot write file://" in said
     assert_same(tmp_path, whole)
     assert json.loads((tmp_path / "metrics.json").read_text())["failed_checkpoints"] == 4
 
@@ -211,7 +235,11 @@ def test_ranks_that_do_not_stop_in_time_are_killed(start: Callable[..., Training
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("zero_stage", "start"),
+    [(1, "checkpoints"), (2, "checkpoints"), (3, "checkpoints"), (2, "checkpoint_store")],
+    indirect=["start"],
+)
 def test_another_number_of_ranks_goes_on_with_the_same_curve(
     start: Callable[..., Training], whole: Path, tmp_path: Path, zero_stage: int
 ) -> None:
@@ -229,6 +257,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_curve(
 
 
 @pytest.mark.faults
+@in_either_place
 def test_early_stopping_ends_with_the_best_weights(
     start: Callable[..., Training], prepared: Path, tmp_path: Path
 ) -> None:

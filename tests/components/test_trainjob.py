@@ -42,6 +42,20 @@ H100: dict[str, Any] = {
     ],
     "volume_mounts": [{"name": "private-llm-training", "mountPath": "/training"}],
 }
+KEY = {"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": {"name": "bucket", "key": "id", "optional": True}}}
+ON_ITS_OWN_DISK: dict[str, Any] = {
+    **H100,
+    "env": [KEY],
+    "volumes": [{"name": "training", "emptyDir": {"sizeLimit": "400Gi"}}],
+    "volume_mounts": [{"name": "training", "mountPath": "/training"}],
+    "affinity": {
+        "nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 50, "preference": {"matchExpressions": [{"key": "fast-network", "operator": "Exists"}]}}
+            ]
+        }
+    },
+}
 TRAINING = Training(
     image="registry.example/private-llm/train:0.1.0",
     command=("python", "-m", "components.train", "--config", "/training/runs/x/config.json"),
@@ -86,8 +100,14 @@ def test_two_nodes_of_eight_h100_on_spot_capacity() -> None:
     [
         (TRAINING, SETTINGS),
         (replace(TRAINING, task_config={}, image_pull_secrets=()), JobSettings(shared_memory="")),
+        (
+            replace(
+                TRAINING, task_config=ON_ITS_OWN_DISK, requests={"ephemeral-storage": "400Gi"}, secrets=("bucket",)
+            ),
+            JobSettings(pod_annotations={"k8s.v1.cni.cncf.io/networks": "rdma-net"}),
+        ),
     ],
-    ids=["everything", "nothing"],
+    ids=["everything", "nothing", "an object store"],
 )
 def test_trainers_own_schema_accepts_the_job(training: Training, settings: JobSettings) -> None:
     validator = Draft202012Validator(schema())

@@ -35,6 +35,7 @@ resources: [{gke}]
 images: [{{name: private-llm/train, newName: r.example/t, newTag: v2}}]
 """
 POSTGRES = "resources: [{base}]\ncomponents: [{postgres}]\n"
+OBJECT_STORE = "resources: [{gke}]\ncomponents: [{object_store}]\n"
 
 
 @pytest.fixture(params=FOLDERS)
@@ -48,6 +49,7 @@ def user_overlay(folder: Path, text: str) -> tuple[Object, ...]:
         "base": os.path.relpath(MANIFESTS / "base", folder),
         "gke": os.path.relpath(MANIFESTS / "overlays" / "gke", folder),
         "postgres": os.path.relpath(MANIFESTS / "components" / "postgres", folder),
+        "object_store": os.path.relpath(MANIFESTS / "components" / "object-store", folder),
     }
     header = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
     (folder / "kustomization.yaml").write_text(header + text.format(**paths), encoding="utf-8")
@@ -172,6 +174,18 @@ def test_postgres_takes_its_address_from_a_secret(tmp_path: Path) -> None:
         "name": "MLFLOW_BACKEND_STORE_URI",
         "valueFrom": {"secretKeyRef": {"name": "private-llm-postgres", "key": "uri"}},
     }
+
+
+def test_an_object_store_takes_the_place_of_the_claim(tmp_path: Path) -> None:
+    objects = user_overlay(tmp_path, OBJECT_STORE)
+    assert set(of_kind(objects, "PersistentVolumeClaim")) == {"private-llm-mlflow"}
+    assert not of_kind(objects, "Job")
+    policy = of_kind(objects, "NetworkPolicy")["training-object-store"]
+    validate(json.dumps(policy), "1.36")
+    assert policy["metadata"]["namespace"] == "private-llm"
+    pods = job_of_runtime(objects)["spec"]["template"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
+    assert {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]} == {443, 8333, 9000}
 
 
 @pytest.mark.parametrize(("overlay", "namespace"), [("kubeflow-profile", "team-a"), ("kfp-standalone", "kubeflow")])

@@ -23,7 +23,12 @@ scheduling:
   train:
     node_selector: {accelerator: h100}
     tolerations: [{key: spot, operator: Equal, value: "true", effect: NoSchedule}]
+    node_affinity:
+      - {key: topology.kubernetes.io/zone, values: [a, b]}
+      - {key: gpu-generation, operator: Gt, values: ["8"]}
+      - {key: fast-network, operator: Exists, weight: 50}
 trainjob:
+  pod_annotations: {kueue.x-k8s.io/podset-required-topology: block}
   queue: gpus
   resources: {rdma/hca: "8"}
   env: {NCCL_IB_HCA: mlx5}
@@ -57,6 +62,7 @@ def by_kfps_driver(spec: dict[str, Any], platform: dict[str, Any]) -> dict[str, 
         "resources": ("RESOURCES", lambda: {"limits": limits, "requests": {"cpu": asked["resourceCpuRequest"]}}),
         "env": ("ENV", lambda: container["env"]),
         "node_selector": ("KUBERNETES_NODE_SELECTOR", lambda: given["nodeSelector"]["labels"]),
+        "affinity": ("KUBERNETES_AFFINITY", lambda: {"nodeAffinity": affinity(given["nodeAffinity"])}),
         "tolerations": ("KUBERNETES_TOLERATIONS", lambda: given["tolerations"]),
         "volumes": (
             "KUBERNETES_VOLUMES",
@@ -68,6 +74,19 @@ def by_kfps_driver(spec: dict[str, Any], platform: dict[str, Any]) -> dict[str, 
         ),
     }
     return {name: value() for name, (field, value) in whole.items() if field in passed}
+
+
+def affinity(terms: list[dict[str, Any]]) -> dict[str, Any]:
+    preferred = [
+        {"weight": int(term["weight"]), "preference": {"matchExpressions": term["matchExpressions"]}}
+        for term in terms
+        if "weight" in term
+    ]
+    required = [{"matchExpressions": term["matchExpressions"]} for term in terms if "weight" not in term]
+    return {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": required},
+        "preferredDuringSchedulingIgnoredDuringExecution": preferred,
+    }
 
 
 def handed_over(spec: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +114,21 @@ def test_what_is_set_on_the_step_is_found_in_the_trainjob(profile: Path) -> None
     job = train_job(Run(namespace="ml", run_id="r"), training, settings_from(launcher))
     trainer, [patch] = job["spec"]["trainer"], job["spec"]["runtimePatches"]
     [replicated] = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-    pods = replicated["template"]["spec"]["template"]["spec"]
+    template = replicated["template"]["spec"]["template"]
+    pods = template["spec"]
+    assert template["metadata"]["annotations"] == {"kueue.x-k8s.io/podset-required-topology": "block"}
+    near = pods["affinity"]["nodeAffinity"]
+    assert near["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] == [
+        {
+            "matchExpressions": [
+                {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["a", "b"]},
+                {"key": "gpu-generation", "operator": "Gt", "values": ["8"]},
+            ]
+        }
+    ]
+    assert near["preferredDuringSchedulingIgnoredDuringExecution"] == [
+        {"weight": 50, "preference": {"matchExpressions": [{"key": "fast-network", "operator": "Exists"}]}}
+    ]
     assert trainer["image"] == "train:1"
     assert trainer["numProcPerNode"] == 8
     assert trainer["resourcesPerNode"]["limits"] == {
@@ -131,6 +164,26 @@ def test_only_what_touches_the_model_mounts_the_claim(profile: Path) -> None:
     assert mounting == {"exec-train", "exec-evaluate", "exec-register"}
 
 
+def test_with_an_object_store_nothing_mounts_a_claim(tmp_path: Path) -> None:
+    path = tmp_path / "bucket.yaml"
+    path.write_text(
+        "extends: default\n"
+        "storage: {uri: s3://bucket/llm, scratch: 400Gi, secret: private-llm-object-store}\n"
+        "trainjob: {env: {NCCL_IB_HCA: mlx5}}\n"
+    )
+    spec, platform = documents(str(path))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert not any("pvcMount" in given for given in executors.values())
+    launcher = handed_over(spec)
+    assert launcher["bucket"] == {"uri": "s3://bucket/llm", "scratch": "400Gi"}
+    assert launcher["secrets"] == ["private-llm-object-store"]
+    env = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["env"]
+    assert env == [{"name": "NCCL_IB_HCA", "value": "mlx5"}]
+    for step in ("train", "evaluate", "register"):  # they read and write the store
+        secrets = {entry["secretName"] for entry in executors[f"exec-{step}"]["secretAsEnv"]}
+        assert "private-llm-object-store" in secrets
+
+
 @pytest.fixture
 def without(tmp_path: Path) -> Path:
     path = tmp_path / "own-pod.yaml"
@@ -161,6 +214,10 @@ def test_both_kinds_of_profile_give_the_same_steps(profile: Path, without: Path)
         ("parameters: {num_nodes: 2}\n", "num_nodes=2 needs a profile with launcher: trainjob"),
         ("trainjob: {max_restarts: -1}\n", "trainjob: max_restarts=-1 must be at least 0"),
         ("trainjob: {gang: true}\n", "'gang' is unknown"),
+        ("storage: {uri: bucket/llm}\n", "uri='bucket/llm' must name an object store's folder, such as s3://"),
+        ("storage: {secret: keys}\n", "storage: secret='keys' must be one of the secrets of train: there are none"),
+        ("scheduling: {train: {node_affinity: [{key: a}]}}\n", r"values=\[\] do not go with operator In"),
+        ("scheduling: {train: {node_affinity: [{key: a, operator: has}]}}\n", "operator='has' is not allowed"),
         ("storage: {claim: 3}\n", "storage: claim: 3 must be of type str"),
     ],
 )
