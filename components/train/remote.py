@@ -122,6 +122,7 @@ def stage(config: TrainConfig, storage: Path, folder: Path) -> TrainConfig:
         model=folder / "model",
         curves=folder / "curves.json",
         metrics=folder / "metrics.json",
+        tensorboard=folder / "tensorboard",
         checkpoints=config.checkpoints or storage / "checkpoints",
     )
 
@@ -170,6 +171,8 @@ def collect(config: TrainConfig, folder: Path) -> dict[str, float]:
             raise ClusterError(f"the TrainJob is complete and left no {folder / name}; do its pods share the claim?")
     shutil.copyfile(folder / "curves.json", config.curves)
     shutil.copyfile(folder / "metrics.json", config.metrics)
+    if config.tensorboard and (folder / "tensorboard").exists():
+        shutil.copytree(folder / "tensorboard", config.tensorboard, copy_function=shutil.copyfile, dirs_exist_ok=True)
     shutil.rmtree(folder / "input", ignore_errors=True)
     metrics: dict[str, Any] = read_json(config.metrics)
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
