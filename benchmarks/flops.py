@@ -46,7 +46,7 @@ def needed_flops(model: Any, rows: Sequence[tuple[int, int]]) -> float:
     tokens = sum(length for length, _ in rows)
     targets = sum(length - max(1, start) for length, start in rows)
     attention = 2 * model.config.num_hidden_layers * model.config.hidden_size * sum(length**2 for length, _ in rows)
-    return 3.0 * (2 * body * tokens + 2 * head * targets + attention)
+    return float(3 * (2 * body * tokens + 2 * head * targets + attention))
 
 
 def multiplied(model: Any) -> tuple[int, int]:
@@ -73,7 +73,7 @@ def peak_rate(device: str, hidden: int, dtype: Any) -> float:
 def _seconds(call: Callable[[], object]) -> float:
     import torch
 
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait: Callable[[], object] = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
     started = time.perf_counter()
     call()

@@ -53,7 +53,7 @@ DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 def targets(row: dict[str, Any]) -> int:
     """The number of a row's target tokens."""
-    return len(row["input_ids"]) - max(1, row["loss_start"])
+    return int(len(row["input_ids"]) - max(1, row["loss_start"]))
 
 
 def _shape(model: Any) -> tuple[int, int]:
@@ -190,11 +190,11 @@ def train(
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]  # Any to mypy
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             moments["begin"] = now()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
             if state.global_step == warm:
                 moments["begin"] = now()
 

@@ -29,10 +29,8 @@ class SummedNLL(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         chunks = list(zip(*(torch.split(rows, _rows(CHUNK_LOGITS, weight)) for rows in (hidden, labels)), strict=True))
         of_hidden = torch.empty_like(hidden) if to_hidden else None
-        of_weight, of_bias = (
-            Sum(weight, len(chunks)) if to_weight else None,
-            Sum(bias, len(chunks)) if to_bias else None,
-        )
+        of_weight = Sum(weight, len(chunks)) if to_weight else None
+        of_bias = Sum(bias, len(chunks)) if bias is not None and to_bias else None
         done = 0
         for part, targets in chunks:
             logits = linear(part, weight, bias)
