@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-CHUNK_LOGITS = 1 << 23  # logits that exist at a time: 32 MiB of float32
+CHUNK_LOGITS = 1 << 25  # logits that exist at a time, in the weights' format: 64 MiB of bf16
+SLICE_LOGITS = 1 << 23  # those of them that are float32 at a time: 32 MiB
 TOLERANCE = 0.01  # relative; a layer whose logits are changed after it is off by far more
 
 
@@ -24,44 +25,72 @@ class SummedNLL(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
         """hidden (targets, size), weight (vocabulary, size), labels (targets,); gives a float32 scalar."""
         to_hidden, to_weight, to_bias, _ = ctx.needs_input_grad
-        grads = [
-            torch.empty_like(hidden) if to_hidden else None,
-            # sums over chunks, so rounded once at the end
-            torch.zeros_like(weight, dtype=torch.float32) if to_weight else None,
-            torch.zeros_like(bias, dtype=torch.float32) if to_bias and bias is not None else None,
-        ]
+        wanted = to_hidden or to_weight or to_bias
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        rows = max(1, CHUNK_LOGITS // len(weight))
-        for start in range(0, len(hidden), rows):
-            part, wanted = hidden[start : start + rows], labels[start : start + rows]
-            logits = linear(part, weight, bias).float()
-            highest = torch.logsumexp(logits, 1)
-            total += (highest - logits.gather(1, wanted[:, None])[:, 0]).sum()
-            if any(grad is not None for grad in grads):
-                # softmax less one at the target: the loss's gradient
-                error = logits.sub_(highest[:, None]).exp_()
-                error[torch.arange(len(part), device=error.device), wanted] -= 1
-                _add_gradients(grads, start, part, weight, error)
-        ctx.save_for_backward(*(grad if grad is None else grad.to(weight.dtype) for grad in grads))
+        chunks = list(zip(*(torch.split(rows, _rows(CHUNK_LOGITS, weight)) for rows in (hidden, labels)), strict=True))
+        of_hidden = torch.empty_like(hidden) if to_hidden else None
+        of_weight = Sum(weight, len(chunks)) if to_weight else None
+        of_bias = Sum(bias, len(chunks)) if bias is not None and to_bias else None
+        done = 0
+        for part, targets in chunks:
+            logits = linear(part, weight, bias)
+            total += _nll(logits, targets, error=wanted)
+            if of_bias is not None:
+                of_bias.add(logits.sum(0, dtype=torch.float32))
+            if of_hidden is not None:
+                torch.mm(logits, weight, out=of_hidden[done : done + len(part)])
+            if of_weight is not None:
+                of_weight.add_product(logits.T, part)
+            done += len(part)
+        ctx.save_for_backward(of_hidden, *(None if sum is None else sum.value() for sum in (of_weight, of_bias)))
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients times the one from above, which is the same for every target."""
-        return (*(None if grad is None else grad * upstream[0].to(grad.dtype) for grad in ctx.saved_tensors), None)
+        # in place, because the largest is as large as the layer
+        return (*(None if grad is None else grad.mul_(upstream[0]) for grad in ctx.saved_tensors), None)
 
 
-def _add_gradients(grads: list[Tensor | None], start: int, part: Tensor, weight: Tensor, error: Tensor) -> None:
-    to_hidden, to_weight, to_bias = grads
-    if to_bias is not None:
-        to_bias += error.sum(0)
-    error = error.to(weight.dtype)
-    if to_hidden is not None:
-        to_hidden[start : start + len(part)] = error @ weight
-    if to_weight is not None and to_weight.dtype == weight.dtype:
-        to_weight.addmm_(error.T, part)
-    elif to_weight is not None:
-        to_weight += error.T @ part
+class Sum:
+    """A gradient that chunks add up to: in float32 and rounded once, and without a sum where one chunk is all."""
+
+    def __init__(self, weight: Tensor, chunks: int) -> None:
+        self._dtype = weight.dtype
+        self._total = torch.zeros_like(weight, dtype=torch.float32) if chunks > 1 else None
+
+    def add(self, part: Tensor) -> None:
+        """Adds what a chunk gives."""
+        self._total = part if self._total is None else self._total.add_(part)
+
+    def add_product(self, left: Tensor, right: Tensor) -> None:
+        """Adds left @ right."""
+        if self._total is not None and self._total.dtype == right.dtype:
+            self._total.addmm_(left, right)
+        else:
+            self.add(left @ right)
+
+    def value(self) -> Tensor | None:
+        """The sum, in the weight's format."""
+        return None if self._total is None else self._total.to(self._dtype)
+
+
+def _rows(logits: int, weight: Tensor) -> int:
+    return max(1, logits // len(weight))
+
+
+def _nll(logits: Tensor, targets: Tensor, *, error: bool) -> Tensor:
+    """The summed loss of logits; on request puts its gradient, softmax less one at the target, in their place."""
+    rows = _rows(SLICE_LOGITS, logits.T)
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    for piece, wanted in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True):
+        values = torch.log_softmax(piece, 1, dtype=torch.float32)
+        total -= values.gather(1, wanted[:, None]).sum()
+        if error:
+            values.exp_()
+            values[torch.arange(len(wanted), device=values.device), wanted] -= 1
+            piece.copy_(values)
+    return total
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class Outputs(NamedTuple):
     split_metrics: Metrics
     model: Model
     curves: Artifact
+    tensorboard: Artifact
     train_metrics: Metrics
     evaluation: Metrics
     errors: Artifact
@@ -153,6 +154,7 @@ def build(settings: Settings) -> Any:
                 model=tuned["model"],
                 train=sides["train"],
                 test=sides["test"],
+                curves=tuned["curves"],
                 evaluation=scored["evaluation"],
                 verdict=decision["verdict"],
                 configuration=configuration,
@@ -194,6 +196,7 @@ def build(settings: Settings) -> Any:
             split_metrics=sides["metrics"],
             model=tuned["model"],
             curves=tuned["curves"],
+            tensorboard=tuned["tensorboard"],
             train_metrics=tuned["metrics"],
             evaluation=scored["evaluation"],
             errors=scored["errors"],

@@ -129,6 +129,7 @@ class Parameters:
     nproc_per_node: int = parameter(0, "Training processes on a node; 0: one a GPU.", minimum=0)
     lora_rank: int = parameter(16, "Rank of the adapters.", minimum=1)
     lora_alpha: int = parameter(32, "Scale of the adapters.", minimum=1)
+    save_adapters: bool = parameter(False, "LoRA: keep the adapters by themselves too, in the model's folder.")
     logging_steps: int = parameter(10, "Optimizer steps between points of the loss curve.", minimum=1)
     eval_steps: int = parameter(50, "Optimizer steps between points of the held-out curve; 0: one an epoch.", minimum=0)
     checkpoints: str = parameter(

@@ -36,6 +36,7 @@ FILES = {
     "split_metrics": "split.json",
     "model": "model",
     "curves": "curves.json",
+    "tensorboard": "tensorboard",
     "train_metrics": "train.json",
     "evaluation": "evaluation.json",
     "errors": "errors.json",

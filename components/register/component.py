@@ -10,6 +10,7 @@ def register(
     model: Input[Model],
     train: Input[Dataset],
     test: Input[Dataset],
+    curves: Input[Artifact],
     evaluation: Input[Metrics],
     verdict: Input[Artifact],
     configuration: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
@@ -21,21 +22,20 @@ def register(
 ) -> None:
     """Register the model as champion, if the gate accepted it."""
     from pathlib import Path
+    from typing import Any
 
     from components.models import model_folder
     from components.register.register import register as run
 
+    files = {"train": train, "test": test, "curves": curves, "evaluation": evaluation, "verdict": verdict}
+    paths: dict[str, Any] = {name: Path(file.path) for name, file in (files | {"registered": registered}).items()}
     result = run(
         model=model_folder(model.metadata.get("path", model.path)),  # where a TrainJob has left it
-        train=Path(train.path),
-        test=Path(test.path),
-        evaluation=Path(evaluation.path),
-        verdict=Path(verdict.path),
+        **paths,
         configuration=configuration,
         license=license,
         registry=registry,
         model_name=model_name,
-        registered=Path(registered.path),
         **{name: pinned[name] for name in pinned.keys() - {"registry_id", "license"}},
     )
     registered.metadata.update(result)

@@ -21,6 +21,7 @@ def register(
     model: Path,
     train: Path,
     test: Path,
+    curves: Path | None = None,
     evaluation: Path,
     verdict: Path,
     configuration: dict[str, Any],
@@ -45,6 +46,7 @@ def register(
         model: The tuned model's folder.
         train: The rows that it was trained on.
         test: The rows that it was tested on.
+        curves: The curves that train wrote; MLflow shows them with the version's run.
         evaluation: The figures that evaluate wrote.
         verdict: The verdict that gate wrote.
         configuration: The run's parameters.
@@ -108,6 +110,7 @@ def register(
             configuration=configuration,
             metrics=_metrics(figures["models"]),
             tags=_tags({**origin, "verdict": decision["verdict"], **execution()}),
+            curves=read_json(curves) if curves else (),
         )
         version, created = open_registry(registry, model_name).register(entry)
     result = {"name": model_name, "version": version.number, "aliases": version.aliases}

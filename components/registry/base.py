@@ -3,7 +3,7 @@
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ class Entry:
     configuration: dict[str, Any]
     metrics: dict[str, float]
     tags: dict[str, str]
+    curves: Sequence[Mapping[str, float]] = ()  # points of the training: step and what was measured there
 
 
 @dataclass(frozen=True, kw_only=True)

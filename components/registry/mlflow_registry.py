@@ -5,7 +5,7 @@ moves are tags of the registered model. The client itself tries a server again, 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Regist
 
 MOVE = "champion_move."
 LOCK_SECONDS = 3600
+METRICS_A_CALL = 1000  # the server's limit
 THERE, MISSING = "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"  # MLflow's own codes
 
 
@@ -79,7 +80,21 @@ class MLflowRegistry(Registry):
             self._client.log_param(run.info.run_id, name, value)
         for name, number in entry.metrics.items():
             self._client.log_metric(run.info.run_id, name, number)
+        self._log_curves(run, entry.curves)
         return run
+
+    def _log_curves(self, run: Any, curves: Sequence[Mapping[str, float]]) -> None:
+        """Every point as MLflow's metrics; all at the run's start, so that a point is the same when it comes again."""
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(f"train/{name}", value, run.info.start_time, int(point["step"]))
+            for point in curves
+            for name, value in point.items()
+            if name != "step"
+        ]
+        for begin in range(0, len(points), METRICS_A_CALL):
+            self._client.log_batch(run.info.run_id, metrics=points[begin : begin + METRICS_A_CALL])
 
     def _upload(self, folder: Path, run: str, path: str) -> None:
         """Puts every file under a path that names their content, so what is there with its full size is the same."""

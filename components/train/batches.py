@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heapreplace
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +86,18 @@ class GlobalBatches:
     def micro_batches(self, step: int) -> list[list[int]]:
         """This rank's micro-batches of a step, as row numbers; one can be empty in the last global batch.
 
-        Rows go, longest first, where the fewest tokens are, so that no rank waits long for another and no
-        micro-batch needs much more memory than the rest.
+        Rows go, longest first, where the fewest tokens are, and micro-batches of about one size are computed at the
+        same time. So no rank waits long for another, and none needs much more memory than the rest; each takes
+        micro_batch rows on average.
         """
-        rows = sorted(self.rows(step), key=lambda row: (-self.lengths[row], row))
         cells: list[list[int]] = [[] for _ in range(self.accumulation * self.world_size)]
-        tokens = [0] * len(cells)
-        for row in rows:
-            open_cells = (number for number, cell in enumerate(cells) if len(cell) < self.micro_batch)
-            chosen = min(open_cells, key=tokens.__getitem__)
-            cells[chosen].append(row)
-            tokens[chosen] += int(self.lengths[row])
-        return cells[self.rank :: self.world_size]
+        filled = [(0, cell) for cell in range(len(cells))]  # a heap of tokens
+        for row in sorted(self.rows(step), key=lambda row: (-self.lengths[row], row)):
+            tokens, cell = filled[0]
+            cells[cell].append(row)
+            heapreplace(filled, (tokens + int(self.lengths[row]), cell))
+        largest_first = sorted(filled, key=lambda item: (-item[0], item[1]))
+        return [cells[cell] for _, cell in largest_first[self.rank :: self.world_size]]
 
     def _order(self, epoch: int) -> Numbers:
         if self.seed is None:

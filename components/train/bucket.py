@@ -63,6 +63,7 @@ class Bucket:
             model=output / "model",
             curves=output / "curves.json",
             metrics=output / "metrics.json",
+            tensorboard=output / "tensorboard",
             checkpoints=self.path / "checkpoints",
             checkpoint_store=config.checkpoint_store or f"{self.uri}/checkpoints",
         )
@@ -91,6 +92,8 @@ class Bucket:
             raise ClusterError(f"the TrainJob is complete and left nothing complete at {self.store.uri}")
         for name, target in (("curves.json", config.curves), ("metrics.json", config.metrics)):
             target.write_bytes(self.store.read(name) or b"")
+        if config.tensorboard:
+            self.store.at("tensorboard").get(config.tensorboard)
         self.store.remove("input")
 
     def remove_old(self, days: int) -> None:

@@ -68,6 +68,7 @@ class Claim:
             model=self.folder / "model",
             curves=self.folder / "curves.json",
             metrics=self.folder / "metrics.json",
+            tensorboard=self.folder / "tensorboard",
             checkpoints=config.checkpoints or self.path / "checkpoints",
         )
 
@@ -94,6 +95,9 @@ class Claim:
                 )
         shutil.copyfile(self.folder / "curves.json", config.curves)
         shutil.copyfile(self.folder / "metrics.json", config.metrics)
+        curves = self.folder / "tensorboard"
+        if config.tensorboard and curves.exists():
+            shutil.copytree(curves, config.tensorboard, copy_function=shutil.copyfile, dirs_exist_ok=True)
         shutil.rmtree(self.folder / "input", ignore_errors=True)
 
     def remove_old(self, days: int) -> None:

@@ -17,6 +17,7 @@ def train(
     task_config: TaskConfig,
     model: Output[Model],
     curves: Output[Artifact],
+    tensorboard: Output[Artifact],
     metrics: Output[Metrics],
 ) -> None:
     """Fine-tune the base model with torchrun and DeepSpeed."""
@@ -25,7 +26,8 @@ def train(
     from components.train.config import TrainConfig
     from components.train.launch import launch
 
-    files = {"train": train, "test": test, "tokenizer": tokenizer, "model": model, "curves": curves, "metrics": metrics}
+    files = {"train": train, "test": test, "tokenizer": tokenizer, "model": model}
+    files |= {"curves": curves, "tensorboard": tensorboard, "metrics": metrics}
     config = TrainConfig.from_settings(
         settings,
         base_model=base_model,

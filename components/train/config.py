@@ -40,6 +40,7 @@ class TrainConfig:
         model: Where to write the tuned model (folder).
         curves: Where to write the loss curves (JSON).
         metrics: Where to write throughput and sizes (JSON).
+        tensorboard: Where to write the curves for TensorBoard while training (folder); without it they are not.
         checkpoints: Folder where checkpoints live and are resumed from; without it none is written.
         checkpoint_store: Object store (fsspec URI) where they live instead; the folder is then this node's own, for
             what is on its way.
@@ -57,6 +58,7 @@ class TrainConfig:
         zero_stage: DeepSpeed ZeRO stage, 0 to 3.
         lora_rank: Rank of the adapters.
         lora_alpha: Scale of the adapters.
+        save_adapters: LoRA: write the adapters by themselves too, into the model's folder adapters.
         seed: Seed of order and initialisation.
         logging_steps: Optimizer steps between two points of the loss curve.
         eval_steps: Optimizer steps between two points of the held-out curve; 0: only at the end of each epoch.
@@ -78,6 +80,7 @@ class TrainConfig:
     model: Path
     curves: Path
     metrics: Path
+    tensorboard: Path | None = None
     checkpoints: Path | None = None
     checkpoint_store: str = ""
     method: str = "full"
@@ -94,6 +97,7 @@ class TrainConfig:
     zero_stage: int = 3
     lora_rank: int = 16
     lora_alpha: int = 32
+    save_adapters: bool = False
     seed: int = 42
     logging_steps: int = 10
     eval_steps: int = 50
@@ -196,15 +200,18 @@ def _cast(kind: Any, value: Any) -> Any:
     return kind(value)
 
 
-PATHS = (
-    *("train", "test", "tokenizer", "base_model", "base_model_digest", "model", "curves", "metrics"),
-    *("checkpoints", "checkpoint_store"),
-)
+OUTPUTS = ("model", "curves", "metrics", "tensorboard", "checkpoints", "checkpoint_store")
+PATHS = ("train", "test", "tokenizer", "base_model", "base_model_digest", *OUTPUTS)
 # What a pipeline hands over as a run's parameters: everything but what is read and written.
 TRAINING_PARAMETERS = tuple(field.name for field in fields(TrainConfig) if field.name not in PATHS)
-# What checkpoints are written for, how often, and on how many processes, does not decide the weights.
-DECIDING = tuple(
-    name
-    for name in TRAINING_PARAMETERS
-    if name not in ("num_nodes", "nproc_per_node", "save_steps", "save_total_limit", "grace_seconds", "logging_steps")
+# What is written besides the weights, how often, and on how many processes, does not decide them.
+NOT_DECIDING = (
+    "num_nodes",
+    "nproc_per_node",
+    "save_steps",
+    "save_total_limit",
+    "save_adapters",
+    "grace_seconds",
+    "logging_steps",
 )
+DECIDING = tuple(name for name in TRAINING_PARAMETERS if name not in NOT_DECIDING)

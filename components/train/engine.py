@@ -1,6 +1,7 @@
 """The model inside DeepSpeed's engine: made, loaded from a checkpoint, and saved as a model again."""
 
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from components.models import load_model, whole
 from components.rendering import Renderer, load_tokenizer
 from components.train.config import TrainConfig
 
+ADAPTERS = "adapters"  # in the model's folder
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -100,6 +102,8 @@ def save(engine: Any, tokenizer: Any, config: TrainConfig) -> None:
         engine.empty_partition_cache()  # waits for what the last forward pass has prefetched
     if config.method == "lora":
         with whole(list(model.parameters()), write=False):
+            if config.save_adapters and torch.distributed.get_rank() == 0:
+                save_adapters(model, config.model / ADAPTERS)
             # in float32, and rounded once
             model = model.to(torch.float32).merge_and_unload().to(DTYPES[config.precision])
             state = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -119,6 +123,20 @@ def save(engine: Any, tokenizer: Any, config: TrainConfig) -> None:
         str(config.model), state_dict={name: weight for name, weight in state.items() if name not in tied}
     )
     tokenizer.save_pretrained(str(config.model))
+
+
+def save_adapters(model: Any, folder: Path) -> None:
+    """Writes the adapters as PEFT reads them, with the rows of new tokens, and without where the base model was."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    file = folder / "adapter_model.safetensors"
+    save_file({name: weight.detach().clone() for name, weight in state.items()}, file, metadata={"format": "pt"})
+    settings = copy(model.peft_config["default"])
+    settings.base_model_name_or_path, settings.inference_mode = "", True
+    settings.save_pretrained(str(folder))
 
 
 def parameter_count(model: Any, trainable: bool = False) -> int:

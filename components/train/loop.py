@@ -17,6 +17,7 @@ from components import progress
 from components.errors import ResumableError, TrainingError
 from components.packing import IGNORED, summed_nll
 from components.train.batches import GlobalBatches, Rows, flattened
+from components.train.board import Board
 from components.train.checkpoints import Checkpoints
 from components.train.config import TrainConfig
 from components.train.engine import schedule
@@ -51,6 +52,7 @@ class Loop:
     Args:
         engine: DeepSpeed's, around the model.
         checkpoints: None where none are written.
+        board: None on all ranks but the one that writes TensorBoard's files.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Loop:
         state: State,
         checkpoints: Checkpoints | None,
         interruption: Interruption,
+        board: Board | None = None,
     ) -> None:
+        self.board = board
         self.config, self.engine, self.state = config, engine, state
         self.rows, self.held_out = rows, held_out
         self.checkpoints, self.interruption = checkpoints, interruption
@@ -110,6 +114,8 @@ class Loop:
         finally:
             if bar is not None:
                 bar.close()
+            if self.board is not None:
+                self.board.close()
 
     def wall_seconds(self) -> float:
         """Seconds that this and earlier attempts have taken, without start-up."""
@@ -242,7 +248,10 @@ class Loop:
 
     def _record(self, **values: float) -> None:
         epoch = self.state.step / self.batches.steps_per_epoch
-        self.state.history.append({"step": self.state.step, "epoch": epoch, **values})
+        point = {"step": self.state.step, "epoch": epoch, **values}
+        self.state.history.append(point)
+        if self.board is not None:
+            self.board.add(point)
 
     def _shown(self) -> dict[str, str]:
         latest = {name: value for entry in self.state.history for name, value in entry.items()}

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from components.head import CHUNK_LOGITS, SLICE_LOGITS
 from components.train.batches import GlobalBatches, Rows
 from components.train.config import TrainConfig
 from components.train.deepspeed import BUCKET
 
 GIB = 2**30
 RUNTIME = {"cuda": 0.8 * GIB, "cpu": 0.5 * GIB}  # the process itself: libraries, context
-HEAD = 3 * 4 * (1 << 23)  # a chunk of logits, its softmax and a copy; components/head.py
 LIVE = 1_000_000_000  # weights that ZeRO-3 keeps gathered at a time; DeepSpeed's default
 SAMPLED_STEPS = 200
 
@@ -93,7 +93,8 @@ def estimate(shape: Shape, config: TrainConfig, world_size: int, tokens: int, de
         "optimizer": optimizer / (world_size if stage >= 1 or size == 2 else 1),
         "buffers": min(BUCKET, shape.trainable) * size if stage else 0.0,
         "activations": tokens * size * (layers * kept + inputs)
-        + HEAD
+        + min(CHUNK_LOGITS, tokens * shape.vocabulary) * size
+        + min(SLICE_LOGITS, tokens * shape.vocabulary) * 8  # in float32, and a copy
         + (4 * shape.vocabulary * shape.hidden if trains_head else 0),
         "runtime": RUNTIME[device],
     }

@@ -60,6 +60,8 @@ def publish(place: Store, config: TrainConfig) -> None:
     """Uploads the model, the curves and the metrics, marker last."""
     place.remove("model")
     place.at("model").put(config.model)
+    if config.tensorboard:
+        place.at("tensorboard").put(config.tensorboard)
     for file in (config.curves, config.metrics):
         place.put_file(file, file.name)
     place.write(MARKER, b"{}")

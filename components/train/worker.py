@@ -21,6 +21,7 @@ from components.records import write_json
 from components.rendering import load_tokenizer
 from components.store import Store
 from components.train.batches import Rows
+from components.train.board import Board
 from components.train.checkpoints import STATE, Checkpoints, universal
 from components.train.config import TrainConfig
 from components.train.deepspeed import deepspeed_config
@@ -71,7 +72,8 @@ class Worker:
         checkpoint = self.checkpoints.newest_sound() if self.checkpoints else None
         state, engine = self.begin(checkpoint)
         interruption = Interruption(self.group)
-        loop = Loop(self.config, engine, self.rows, self.held_out, state, self.checkpoints, interruption)
+        board = self.board(state)
+        loop = Loop(self.config, engine, self.rows, self.held_out, state, self.checkpoints, interruption, board)
         if self.rank == 0:
             print(f"train: {startup(self.times)}", flush=True)
         loop.run()
@@ -80,6 +82,11 @@ class Worker:
             engine.destroy()
             _, engine = self.begin(self.checkpoints.of_step(best) if best else None)
         self.write(engine, state, loop)
+
+    def board(self, state: State) -> Board | None:
+        """TensorBoard's files, where they are asked for."""
+        wanted = self.rank == 0 and self.config.tensorboard is not None
+        return Board(Path(str(self.config.tensorboard)), state.history, state.step) if wanted else None
 
     def begin(self, checkpoint: Path | None) -> tuple[State, Any]:
         """The state and the engine of a checkpoint, or of the base model."""

@@ -93,6 +93,7 @@ def test_the_loss_inside_the_output_layer_is_the_plain_one(
 ) -> None:
     """In chunks of one target, of seven, and of all; a soft cap after the layer keeps it out."""
     monkeypatch.setattr(head, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(head, "SLICE_LOGITS", chunk // 3)
     config = CONFIGS[name]
     plain, held = build(config, attention_for(config)), build(config, attention_for(config))
     expected, total = target_nll(plain, flatten(rows)).sum(), summed_nll(held, flatten(rows))

@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from huggingface_hub import ModelCard
+from mlflow import MlflowClient
 from safetensors.numpy import save_file
 
 from components.cli import choose
@@ -117,6 +118,20 @@ def test_a_version_holds_the_model_its_card_and_its_lineage(arguments: dict[str,
     assert lineage["configuration"] == {"epochs": 2}
     assert lineage["gate"]["verdict"] == version.tags["verdict"] == "accepted"
     assert lineage["evaluation"]["tuned"] == MODEL
+
+
+def test_mlflow_shows_the_trainings_curves_with_the_version(
+    arguments: dict[str, Any], address: str, tmp_path: Path
+) -> None:
+    curves = [{"step": step, "epoch": step / 4, "loss": 2.0 - step / 10} for step in range(1, 5)]
+    write_json(tmp_path / "curves.json", [{"step": 0, "epoch": 0.0, "eval_loss": 2.5}, *curves])
+    client = MlflowClient(address)
+    for _ in range(2):  # the second time changes nothing
+        register(**arguments, curves=tmp_path / "curves.json")
+        run = client.get_model_version("faq", "1").run_id
+        points = client.get_metric_history(run, "train/loss")
+        assert [(point.step, point.value) for point in points] == [(step["step"], step["loss"]) for step in curves]
+        assert client.get_metric_history(run, "train/eval_loss")[0].step == 0
 
 
 def test_what_only_this_execution_knows_changes_neither_key_nor_bytes(
