@@ -12,6 +12,7 @@ from components.rendering import Renderer, load_tokenizer
 if TYPE_CHECKING:  # torch is loaded with the first model, not with the command line
     from components.evaluate.generation import Answer
     from components.evaluate.perplexity import Scores
+    from components.evaluate.tasks import TaskScores
 
 PRECISIONS = ("fp32", "bf16")
 WINDOW = 2048  # tokens of a text that a model takes at a time, unless it was built for fewer
@@ -32,12 +33,13 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a model gave: scores of the records and of each text's documents, and its answers."""
+    """What a model gave: scores of the records, of each text's documents and of tasks, and its answers."""
 
     scores: "Scores"
     corpora: dict[str, "Scores"]
     documents: dict[str, dict[str, int]]  # of each text: documents, empty_documents, window
     answers: list["Answer"]
+    tasks: "TaskScores"
 
 
 def check_precision(precision: str) -> None:
@@ -100,6 +102,7 @@ def measure(
     paths: dict[str, Path],
     stride: int,
     questions: list[dict[str, Any]],
+    tasks: dict[str, Path | None],
     precision: str,
     batch_size: int,
 ) -> Measured:
@@ -109,6 +112,7 @@ def measure(
         paths: the texts by name.
         stride: tokens between windows over a text; 0: windows that do not overlap.
         questions: the records whose questions it answers.
+        tasks: as for run_tasks.
     """
     from components.evaluate.corpora import encode, score_corpus
     from components.evaluate.generation import answer
@@ -132,7 +136,21 @@ def measure(
         renderer = Renderer(subject.tokenizer)
         prompts = [renderer.prompt_ids(record) for record in questions]
         answers = answer(model, subject.tokenizer, prompts, renderer.stop_id)
-    return Measured(scores=scores, corpora=on_corpora, documents=counts, answers=answers)
+    return Measured(
+        scores=scores,
+        corpora=on_corpora,
+        documents=counts,
+        answers=answers,
+        tasks=_on_tasks(subject, model, tasks, batch_size) if tasks else {},
+    )
+
+
+def _on_tasks(subject: Subject, model: Any, tasks: dict[str, Path | None], batch_size: int) -> "TaskScores":
+    """Each model through its own tokenizer: the base model has none of the template's tokens to stop at."""
+    from components.evaluate.tasks import run_tasks
+
+    tokenizer = subject.tokenizer if subject.name == "tuned" else subject.reader
+    return run_tasks(model, tokenizer, tasks, positions=subject.positions, batch_size=batch_size)
 
 
 def load(folder: Path, vocabulary_size: int, precision: str) -> Any:
