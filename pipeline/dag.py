@@ -24,7 +24,8 @@ NOT_CONFIGURATION = (
     *("dataset", "base_model", "evaluation_corpora", "evaluation_tasks", "decontaminate", "gate_rules", "registry"),
     *("checkpoints", "on_reject", "include_samples", "price_per_accelerator_hour"),
 )
-# What resolve pinned that is no part of a model's lineage, or no text (corpora, tasks): KFP puts values into JSON as they are.
+# What resolve pinned that is no part of a model's lineage, or no text (corpora, tasks): KFP puts values into JSON as
+# they are.
 NOT_LINEAGE = ("corpora", "tasks", "decontaminate", "decontaminate_digest", "gate_rules", "gate_rules_digest")
 
 

@@ -132,7 +132,7 @@ def _evaluated(harness: Any, names: list[str], folder: Path | None) -> dict[str,
 
 
 def _scores(answered: dict[str, Any]) -> TaskScores:
-    """The harness's answer by task and metric; a metric behind a filter is named metric,filter."""
+    """The harness's answer by task and metric; a metric behind a filter is named metric_filter."""
     found: TaskScores = {}
     for task, figures in answered["results"].items():
         metrics: dict[str, TaskScore] = {}
@@ -141,7 +141,7 @@ def _scores(answered: dict[str, Any]) -> TaskScores:
             if not kind or metric.endswith("_stderr") or not _number(value):
                 continue
             error = figures.get(f"{metric}_stderr,{kind}")
-            metrics[metric if kind == "none" else key] = TaskScore(
+            metrics[metric if kind == "none" else f"{metric}_{kind}"] = TaskScore(
                 value=float(value),
                 stderr=float(error) if _number(error) else None,
                 higher_is_better=bool(answered["higher_is_better"].get(task, {}).get(metric, True)),

@@ -100,7 +100,7 @@ def test_a_folder_without_tasks_is_one_line(tmp_path: Path, name: str, content: 
     with pytest.raises(DataError, match=re.escape(message)) as error:
         pin_tasks(str(tmp_path))
     assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match="evaluation_tasks: .*nowhere does not exist"):
+    with pytest.raises(DataError, match=r"evaluation_tasks: .*nowhere does not exist"):
         pin_tasks(f"{tmp_path}/nowhere")
     with pytest.raises(DataError, match="is not a folder; give the folder in which the task files lie"):
         pin_tasks(f"{tmp_path}/{name}")
