@@ -8,6 +8,7 @@ from components.evaluate.subjects import (
     Subject,
     answerable,
     check_precision,
+    fitting,
     measure,
     subjects,
 )
@@ -74,7 +75,7 @@ def evaluate(
 
     Raises:
         ModelError: a model cannot be loaded.
-        DataError: a text or a task's data cannot be read.
+        DataError: a text or a task's data cannot be read, or no record fits into every model.
         ParameterError: tasks without lm-evaluation-harness, or one that it does not know.
         PipelineError: a loss is not finite.
     """
@@ -90,7 +91,8 @@ def evaluate(
         entry: fetch(Pinned(**pinned), "tasks") if is_folder(entry) else None for entry, pinned in (tasks or {}).items()
     }
     rows, texts = _test_set(test, records)
-    compared = subjects(folders, rows, texts)
+    compared, too_long = fitting(subjects(folders, rows, texts))
+    rows = list(compared[0].rows)
     questions = _questions(compared, texts, prompts)
     measured = {
         subject.name: measure(
@@ -106,6 +108,7 @@ def evaluate(
     }
     result, analysis = _results(measured, rows, texts, include_samples)
     result |= {
+        "too_long": too_long,
         "precision": precision,
         "stride": stride,
         "generation": _generation(measured),

@@ -1,11 +1,13 @@
 """The models that are compared: how each reads records and texts, and what it gives them."""
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.errors import ModelError, ParameterError
+from components.errors import DataError, ModelError, ParameterError
 from components.models import load_model, max_positions
 from components.rendering import Renderer, load_tokenizer
 
@@ -77,11 +79,30 @@ def subjects(folders: dict[str, Path], rows: list[dict[str, Any]], texts: dict[s
     return found
 
 
-def positions(folder: Path) -> int:
-    """How many tokens a folder's model was built to take."""
+def fitting(found: list[Subject]) -> tuple[list[Subject], dict[str, int]]:
+    """The models with the records that each of them can take, and of how many each one is too short.
+
+    A champion may have been built for fewer tokens, or spell the same record with more of them; then nobody is
+    compared on that record.
+
+    Raises:
+        DataError: no record is left.
+    """
+    limits = {one.name: positions(one.folder, sys.maxsize) for one in found}
+    fits = {one.name: [len(row["input_ids"]) <= limits[one.name] for row in one.rows] for one in found}
+    kept = [all(each) for each in zip(*fits.values(), strict=True)]
+    if not any(kept):
+        sizes = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit < sys.maxsize)
+        raise DataError(f"no test record fits into the tokens that every model takes: {sizes}")
+    chosen = [replace(one, rows=list(compress(one.rows, kept))) for one in found]
+    return chosen, {name: each.count(False) for name, each in fits.items() if not all(each)}
+
+
+def positions(folder: Path, unsaid: int = DEFAULT_POSITIONS) -> int:
+    """How many tokens a folder's model was built to take; `unsaid` where it does not say."""
     from transformers import AutoConfig
 
-    return max_positions(AutoConfig.from_pretrained(str(folder), local_files_only=True)) or DEFAULT_POSITIONS
+    return max_positions(AutoConfig.from_pretrained(str(folder), local_files_only=True)) or unsaid
 
 
 def check_vocabulary(folder: Path, tokenizer: Any) -> None:
