@@ -10,7 +10,7 @@ from components.records import canonical_json, digest
 from components.sources import PARAMETER, Kind, Pinned, pin
 
 NAME = re.compile(r"^[\w-]+$", re.ASCII)
-RESERVED = ("records", "corpora", "generation")  # what the gate's rules may name besides
+RESERVED = ("records", "corpora", "generation", "tasks")  # what the gate's rules may name besides
 TEXT = "text"  # the field of a JSON line, the column of a Parquet file
 
 

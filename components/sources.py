@@ -17,7 +17,7 @@ from components.errors import DataError, ModelError, UserError
 from components.files import GLOB, glob_parts, is_data, local_files
 from components.records import canonical_json, file_digest, path_digest
 
-Kind = Literal["dataset", "model", "template", "corpus", "evaluation_set", "rules"]
+Kind = Literal["dataset", "model", "template", "corpus", "evaluation_set", "rules", "tasks"]
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?(:\w+)?$")
 PACKED = ("", ".gz", ".zst", ".bz2")
 DATA_SUFFIXES = tuple(
@@ -31,9 +31,11 @@ PARAMETER = {
     "corpus": "evaluation_corpora",
     "evaluation_set": "decontaminate",
     "rules": "gate_rules",
+    "tasks": "evaluation_tasks",
 }
 TEXTS = (".txt", ".jsonl", ".parquet")
 SUFFIXES = {"corpus": TEXTS, "evaluation_set": TEXTS, "rules": (".yaml", ".yml")}
+FOLDERS = ("model", "tasks")  # kinds that are a folder as a whole
 SMALL = 1 << 16  # bytes of a file that is read at once
 # What changes when the bytes of a remote object change, in the words of the stores that fsspec speaks to.
 REMOTE_FINGERPRINT = (
@@ -102,6 +104,8 @@ def check_local(uri: str, kind: Kind, *, weights: bool = True) -> None:
         _fail(kind, f"{path} has no weights in safetensors; save the model again with save_pretrained")
     if kind == "template" and not path.is_file():
         _fail(kind, f"{path} is a folder; give a Jinja file")
+    if kind == "tasks" and not path.is_dir():
+        _fail(kind, f"{path} is not a folder; give the folder in which the task files lie")
     if kind in SUFFIXES and not (path.is_file() and path.name.lower().endswith(SUFFIXES[kind])):
         _fail(kind, f"{path} is not a file of a kind that is read here; allowed: {', '.join(SUFFIXES[kind])}")
 
@@ -116,15 +120,16 @@ def pin(uri: str, kind: Kind) -> Pinned:
     match where(uri):
         case "local":
             path = local_path(uri)
-            if kind == "model" or path.is_file():
+            if kind in FOLDERS or path.is_file():
                 return Pinned(uri=str(path), digest=path_digest(path))
             return Pinned(uri=str(path), digest=_names_digest(local_files(path)))
         case "remote":
             return Pinned(uri=uri, digest=_remote_digest(uri, kind))
         case "hub":
             name, revision, split = hub_parts(uri)
-            if kind in SUFFIXES:
-                _fail(kind, f"{uri} names no file; a file on the hub is hf://datasets/{name}/FILE")
+            if kind in (*SUFFIXES, "tasks"):
+                wanted = "folder here" if kind == "tasks" else "file"
+                _fail(kind, f"{uri} names no {wanted}; what is on the hub is hf://datasets/{name}/PLACE")
             commit = _hub_commit(name, revision or None, kind)
             ending = f":{split}" if split else ""
             return Pinned(uri=f"{name}@{commit}{ending}", digest=f"git:{commit}{ending}")
@@ -147,7 +152,7 @@ def fetch(pinned: Pinned, kind: Kind, patterns: list[str] | None = None) -> Path
             return Path(snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns))
         case "remote":
             folder, names = _download(pinned, kind)
-            return folder if kind == "model" else folder / names[0]
+            return folder if kind in FOLDERS else folder / names[0]
 
 
 def fetch_files(pinned: Pinned) -> dict[str, Path]:
@@ -195,7 +200,7 @@ def cache_folder() -> Path:
 
 
 def _fail(kind: Kind, message: str) -> NoReturn:
-    error: type[UserError] = DataError if kind in ("dataset", *SUFFIXES) else ModelError
+    error: type[UserError] = DataError if kind in ("dataset", "tasks", *SUFFIXES) else ModelError
     raise error(f"{PARAMETER.get(kind, kind)}: {message}")
 
 

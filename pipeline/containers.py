@@ -9,6 +9,7 @@ from components.corpora import parse_corpora
 from components.errors import ParameterError
 from components.records import digest, read_json
 from components.sources import cache_folder, local_path, where
+from components.tasks import is_folder, parse_tasks
 from pipeline.settings import Settings
 
 # Credentials and addresses that steps may read from the environment; never written anywhere.
@@ -23,6 +24,7 @@ PASSED_ON = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_TRACKING_USERNAME",
+    "MODEL_REGISTRY_TOKEN",
 )
 
 
@@ -103,7 +105,11 @@ def _mounts(settings: Settings, runs: Path, cache: Path) -> list[Any]:
         written.add(Path(p.registry.removeprefix("sqlite:///")).parent)
     for folder in written:
         folder.mkdir(parents=True, exist_ok=True)
-    named = (*parse_corpora(p.evaluation_corpora).values(), *parse_corpora(p.decontaminate, "decontaminate").values())
+    named = (
+        *parse_corpora(p.evaluation_corpora).values(),
+        *parse_corpora(p.decontaminate, "decontaminate").values(),
+        *filter(is_folder, parse_tasks(p.evaluation_tasks)),
+    )
     read = {
         local_path(source)
         for source in (p.dataset, p.base_model, p.template, p.gate_rules, *named)

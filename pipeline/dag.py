@@ -21,11 +21,12 @@ from pipeline.settings import Settings
 
 # What only says where things are, or what a report shows; everything else decides what the result is.
 NOT_CONFIGURATION = (
-    *("dataset", "base_model", "evaluation_corpora", "decontaminate", "gate_rules", "registry"),
+    *("dataset", "base_model", "evaluation_corpora", "evaluation_tasks", "decontaminate", "gate_rules", "registry"),
     *("checkpoints", "on_reject", "include_samples", "price_per_accelerator_hour"),
 )
-# What resolve pinned that is no part of a model's lineage, or no text (corpora): KFP puts values into JSON as they are.
-NOT_LINEAGE = ("corpora", "decontaminate", "decontaminate_digest", "gate_rules", "gate_rules_digest")
+# What resolve pinned that is no part of a model's lineage, or no text (corpora, tasks): KFP puts values into JSON as
+# they are.
+NOT_LINEAGE = ("corpora", "tasks", "decontaminate", "decontaminate_digest", "gate_rules", "gate_rules_digest")
 
 
 class Outputs(NamedTuple):
@@ -67,6 +68,7 @@ def build(settings: Settings) -> Any:
                 registry=p["registry"],
                 model_name=p["model_name"],
                 evaluation_corpora=p["evaluation_corpora"],
+                evaluation_tasks=p["evaluation_tasks"],
                 decontaminate=p["decontaminate"],
                 gate_rules=p["gate_rules"],
                 configuration=configuration,
@@ -132,6 +134,7 @@ def build(settings: Settings) -> Any:
                 corpora=pins["corpora"],
                 stride=p["evaluation_stride"],
                 prompts=p["evaluation_prompts"],
+                tasks=pins["tasks"],
                 precision=p["eval_precision"],
                 batch_size=p["per_device_eval_batch_size"],
                 include_samples=p["include_samples"],

@@ -14,6 +14,7 @@ from components.ingest.privacy import POLICIES
 from components.ingest.repeats import check_similarity
 from components.registry import check_address
 from components.split.split import test_fraction
+from components.tasks import parse_tasks
 from components.templates import check_template
 from components.tokenize.tokenize import TOO_LONG
 from components.train.config import (
@@ -159,6 +160,11 @@ class Parameters:
     evaluation_prompts: int = parameter(
         8, "Test questions that each model answers, to see whether it stops, repeats or is silent; 0: none.", minimum=0
     )
+    evaluation_tasks: str = parameter(
+        "",
+        "Tasks of lm-evaluation-harness that each model does: names, or folders of task files by path or URI (with a "
+        "slash), separated by commas.",
+    )
     include_samples: bool = parameter(
         False, "Show test questions with the models' answers, and the worst records. This is record text."
     )
@@ -194,6 +200,7 @@ class Parameters:
         test_fraction(self.test_size)
         parse_corpora(self.evaluation_corpora)
         parse_corpora(self.decontaminate, "decontaminate")
+        parse_tasks(self.evaluation_tasks)
         if self.registry:  # a local run fills in its own
             check_address(self.registry)
         for name in ("dataset", "base_model", "model_name"):

@@ -12,10 +12,12 @@ from components import code_digest
 from components.corpora import parse_corpora
 from components.datasets import check as check_dataset
 from components.errors import ParameterError, PipelineError
+from components.evaluate.tasks import check_harness
 from components.gate.gate import REJECTED
 from components.records import path_digest, write_json
 from components.rules import load_rules
 from components.sources import check_local, local_path, where
+from components.tasks import is_folder, parse_tasks, pin_tasks, task_names
 from components.templates import TEMPLATES
 from pipeline.containers import docker_runner, first_unfinished, forget_empty, identify
 from pipeline.local_log import StepFailedError, StepLog
@@ -131,10 +133,15 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
         check_local(uri, "corpus")
     for uri in sets.values():
         check_local(uri, "evaluation_set")
+    tasks = parse_tasks(p.evaluation_tasks)
+    if tasks and runner == "subprocess":
+        check_harness()
+    for entry in filter(is_folder, tasks):
+        check_local(entry, "tasks")
     if p.gate_rules:
         check_local(p.gate_rules, "rules")
-        if where(p.gate_rules) == "local":
-            load_rules(local_path(p.gate_rules), corpora)
+        if all(where(uri) == "local" for uri in (p.gate_rules, *filter(is_folder, tasks))):
+            load_rules(local_path(p.gate_rules), corpora, task_names(pin_tasks(p.evaluation_tasks)))
     if output.exists() and not output.is_dir():
         raise ParameterError(f"--output {output} is a file; give a folder")
     shared = shared_folder(output)
@@ -145,6 +152,7 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
         base_model=_absolute(p.base_model),
         template=_absolute(p.template) if own_template else p.template,
         evaluation_corpora=_all_absolute(corpora),
+        evaluation_tasks=",".join(_absolute(entry) if is_folder(entry) else entry for entry in tasks),
         decontaminate=_all_absolute(sets),
         gate_rules=p.gate_rules and _absolute(p.gate_rules),
         on_reject="continue",  # here the run itself says so at its end, when its files are in place

@@ -140,12 +140,16 @@ class KubeflowServer:
 
 
 class Proxy:
-    """Passes requests on. loses(n) says whether the answer to the n-th write is lost, after it was carried out."""
+    """Passes requests on. loses(n) says whether the answer to the n-th write is lost, after it was carried out.
+
+    With `wants`, requests without that Authorization header are refused, as by what stands before a server.
+    """
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.loses: Callable[[int], bool] = lambda number: False
         self.down = False
+        self.wants = ""
         self.address = ""
         self.count = 0
         self._lock = threading.Lock()
@@ -166,6 +170,11 @@ class Proxy:
                     proxy.count += writes
                 self.close_connection = True
                 if proxy.down:
+                    return
+                if proxy.wants not in ("", self.headers.get("Authorization")):
+                    self.send_response(401)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                     return
                 connection = http.client.HTTPConnection(proxy.upstream, timeout=30)
                 headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}

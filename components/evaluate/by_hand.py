@@ -25,7 +25,7 @@ def evaluate(
     precision: str = "fp32",
     batch_size: int = 8,
 ) -> dict[str, Any]:
-    """Measures one model on one file and prints one JSON object.
+    """Measures one model on one file and prints one JSON object; under torchrun the ranks share the work.
 
     Args:
         model: The model's folder, with its tokenizer.
@@ -39,10 +39,14 @@ def evaluate(
     check_precision(precision)
     if template not in ("", *TEMPLATES):
         raise ParameterError(f"template={template!r} is unknown; allowed: {', '.join(TEMPLATES)}")
-    with redirect_stdout(sys.stderr):  # progress is no part of the answer
+    from components.evaluate.ranks import met, rank
+
+    with redirect_stdout(sys.stderr), met():  # progress is no part of the answer
         run = _records if _holds_records(data) else _text
         result = run(model, data, stride, window, template, precision, batch_size)
-    print(json.dumps(result, allow_nan=False))
+        first = rank() == 0
+    if first:
+        print(json.dumps(result, allow_nan=False))
     return result
 
 

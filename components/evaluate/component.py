@@ -18,6 +18,7 @@ def evaluate(
     corpora: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
     stride: int,
     prompts: int,
+    tasks: dict,  # type: ignore[type-arg]
     precision: str,
     batch_size: int,
     include_samples: bool,
@@ -42,6 +43,7 @@ def evaluate(
         corpora=corpora,
         stride=stride,
         prompts=prompts,
+        tasks=tasks,
         precision=precision,
         batch_size=batch_size,
         include_samples=include_samples,

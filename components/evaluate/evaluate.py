@@ -1,4 +1,4 @@
-"""Scores base, tuned and champion on the same test records, the same texts and the same questions."""
+"""Scores base, tuned and champion on the same test records, the same texts, questions and tasks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,13 +8,16 @@ from components.evaluate.subjects import (
     Subject,
     answerable,
     check_precision,
+    fitting,
     measure,
     subjects,
 )
+from components.evaluate.tasks import check_harness, compare_tasks
 from components.models import MODEL_FILES
 from components.records import read_table, write_json
 from components.registry import open_registry
 from components.sources import Pinned, fetch
+from components.tasks import is_folder
 
 if TYPE_CHECKING:
     from components.evaluate.perplexity import Scores
@@ -35,6 +38,7 @@ def evaluate(
     corpora: dict[str, Any] | None = None,
     stride: int = 0,
     prompts: int = 8,
+    tasks: dict[str, Any] | None = None,
     precision: str = "fp32",
     batch_size: int = 8,
     include_samples: bool = False,
@@ -58,6 +62,7 @@ def evaluate(
         corpora: Texts to score beside the records, as resolve pinned them: by name, a mapping of uri and digest.
         stride: Tokens between the windows over a text; 0: windows that do not overlap.
         prompts: Test questions that each model answers; 0: none.
+        tasks: Downstream tasks, as resolve pinned them: by name or folder, a mapping of uri and digest.
         precision: fp32 (exact) or bf16 (half the memory).
         batch_size: Records a forward pass takes.
         include_samples: Whether to write questions, answers and the worst records' text; these are record text.
@@ -65,33 +70,49 @@ def evaluate(
         errors: Where to write which groups and records the tuned model does worst on (JSON).
 
     Returns:
-        The figures that a run is judged by: <model>_perplexity and <model>_bits_per_byte, on records and each text.
+        The figures that a run is judged by: <model>_perplexity and <model>_bits_per_byte, on records and each text,
+        and <model>_<task>_<metric>.
 
     Raises:
         ModelError: a model cannot be loaded.
-        DataError: a text cannot be read.
+        DataError: a text or a task's data cannot be read, or no record fits into every model.
+        ParameterError: tasks without lm-evaluation-harness, or one that it does not know.
         PipelineError: a loss is not finite.
     """
     check_precision(precision)
+    if tasks:
+        check_harness()
     folders = {"base": fetch(Pinned(uri=base_model, digest=base_model_digest), "model", MODEL_FILES), "tuned": model}
     if champion:
         store = open_registry(registry, model_name)
         folders["champion"] = store.download(store.version(champion))
     paths = {name: fetch(Pinned(**pinned), "corpus") for name, pinned in (corpora or {}).items()}
+    on_tasks = {
+        entry: fetch(Pinned(**pinned), "tasks") if is_folder(entry) else None for entry, pinned in (tasks or {}).items()
+    }
     rows, texts = _test_set(test, records)
-    compared = subjects(folders, rows, texts)
+    compared, too_long = fitting(subjects(folders, rows, texts))
+    rows = list(compared[0].rows)
     questions = _questions(compared, texts, prompts)
     measured = {
         subject.name: measure(
-            subject, paths=paths, stride=stride, questions=questions, precision=precision, batch_size=batch_size
+            subject,
+            paths=paths,
+            stride=stride,
+            questions=questions,
+            tasks=on_tasks,
+            precision=precision,
+            batch_size=batch_size,
         )
         for subject in compared
     }
     result, analysis = _results(measured, rows, texts, include_samples)
     result |= {
+        "too_long": too_long,
         "precision": precision,
         "stride": stride,
         "generation": _generation(measured),
+        "tasks": compare_tasks({name: given.tasks for name, given in measured.items()}),
         "samples": _samples(questions[:SAMPLES], measured) if include_samples else [],
     }
     write_json(evaluation, result)
@@ -197,4 +218,9 @@ def _told(result: dict[str, Any]) -> dict[str, float]:
             print(f"evaluate: {name}{where} perplexity {perplexity:.3f}, {bits:.4f} bits per byte")
             prefix = f"{name}_{place}" if place else name
             flat |= {f"{prefix}_perplexity": perplexity, f"{prefix}_bits_per_byte": bits}
+    for task, metrics in result["tasks"].items():
+        for metric, figures in metrics.items():
+            for name, model in figures["models"].items():
+                print(f"evaluate: {name} on {task} {metric} {model['value']:.4f}")
+                flat[f"{name}_{task}_{metric}"] = model["value"]
     return flat

@@ -16,6 +16,7 @@ import torch
 from components import progress
 from components.errors import PipelineError
 from components.evaluate.chunks import chunked_nll, lay_out
+from components.evaluate.ranks import rank, ranks, total
 
 FORWARD_TOKENS = 4096  # a forward pass takes no more, unless one row alone is longer
 NAMED = 5  # ids that an error lists
@@ -97,14 +98,16 @@ def row_nll(model: Any, rows: Sequence[dict[str, Any]], *, batch_size: int, desc
     model.eval()
     device = next(model.parameters()).device
     nll = np.zeros(len(rows))
-    with progress.bar(description, len(rows), unit) as bar:
-        for chosen in _batches(rows, batch_size):
+    mine = list(_batches(rows, batch_size))[rank() :: ranks()]
+    with progress.bar(description, sum(map(len, mine)), unit) as bar:
+        for chosen in mine:
             batch = [rows[index] for index in chosen]
             inputs = {name: _to(value, device) for name, value in lay_out(batch).items()}
             values = chunked_nll(model, inputs).double().cpu().numpy()
             borders = np.cumsum([_targets(row) for row in batch])[:-1]
             nll[chosen] = [part.sum() for part in np.split(values, borders)]
             bar.update(len(chosen))
+    nll = total(nll)
     _check_finite(nll, rows, unit)
     return nll
 

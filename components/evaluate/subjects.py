@@ -1,17 +1,20 @@
 """The models that are compared: how each reads records and texts, and what it gives them."""
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.errors import ModelError, ParameterError
+from components.errors import DataError, ModelError, ParameterError
 from components.models import load_model, max_positions
 from components.rendering import Renderer, load_tokenizer
 
 if TYPE_CHECKING:  # torch is loaded with the first model, not with the command line
     from components.evaluate.generation import Answer
     from components.evaluate.perplexity import Scores
+    from components.evaluate.tasks import TaskScores
 
 PRECISIONS = ("fp32", "bf16")
 WINDOW = 2048  # tokens of a text that a model takes at a time, unless it was built for fewer
@@ -32,12 +35,13 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a model gave: scores of the records and of each text's documents, and its answers."""
+    """What a model gave: scores of the records, of each text's documents and of tasks, and its answers."""
 
     scores: "Scores"
     corpora: dict[str, "Scores"]
     documents: dict[str, dict[str, int]]  # of each text: documents, empty_documents, window
     answers: list["Answer"]
+    tasks: "TaskScores"
 
 
 def check_precision(precision: str) -> None:
@@ -75,11 +79,30 @@ def subjects(folders: dict[str, Path], rows: list[dict[str, Any]], texts: dict[s
     return found
 
 
-def positions(folder: Path) -> int:
-    """How many tokens a folder's model was built to take."""
+def fitting(found: list[Subject]) -> tuple[list[Subject], dict[str, int]]:
+    """The models with the records that each of them can take, and of how many each one is too short.
+
+    A champion may have been built for fewer tokens, or spell the same record with more of them; then nobody is
+    compared on that record.
+
+    Raises:
+        DataError: no record is left.
+    """
+    limits = {one.name: positions(one.folder, sys.maxsize) for one in found}
+    fits = {one.name: [len(row["input_ids"]) <= limits[one.name] for row in one.rows] for one in found}
+    kept = [all(each) for each in zip(*fits.values(), strict=True)]
+    if not any(kept):
+        sizes = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit < sys.maxsize)
+        raise DataError(f"no test record fits into the tokens that every model takes: {sizes}")
+    chosen = [replace(one, rows=list(compress(one.rows, kept))) for one in found]
+    return chosen, {name: each.count(False) for name, each in fits.items() if not all(each)}
+
+
+def positions(folder: Path, unsaid: int = DEFAULT_POSITIONS) -> int:
+    """How many tokens a folder's model was built to take; `unsaid` where it does not say."""
     from transformers import AutoConfig
 
-    return max_positions(AutoConfig.from_pretrained(str(folder), local_files_only=True)) or DEFAULT_POSITIONS
+    return max_positions(AutoConfig.from_pretrained(str(folder), local_files_only=True)) or unsaid
 
 
 def check_vocabulary(folder: Path, tokenizer: Any) -> None:
@@ -100,6 +123,7 @@ def measure(
     paths: dict[str, Path],
     stride: int,
     questions: list[dict[str, Any]],
+    tasks: dict[str, Path | None],
     precision: str,
     batch_size: int,
 ) -> Measured:
@@ -109,6 +133,7 @@ def measure(
         paths: the texts by name.
         stride: tokens between windows over a text; 0: windows that do not overlap.
         questions: the records whose questions it answers.
+        tasks: as for run_tasks.
     """
     from components.evaluate.corpora import encode, score_corpus
     from components.evaluate.generation import answer
@@ -132,7 +157,21 @@ def measure(
         renderer = Renderer(subject.tokenizer)
         prompts = [renderer.prompt_ids(record) for record in questions]
         answers = answer(model, subject.tokenizer, prompts, renderer.stop_id)
-    return Measured(scores=scores, corpora=on_corpora, documents=counts, answers=answers)
+    return Measured(
+        scores=scores,
+        corpora=on_corpora,
+        documents=counts,
+        answers=answers,
+        tasks=_on_tasks(subject, model, tasks, batch_size) if tasks else {},
+    )
+
+
+def _on_tasks(subject: Subject, model: Any, tasks: dict[str, Path | None], batch_size: int) -> "TaskScores":
+    """Each model through its own tokenizer: the base model has none of the template's tokens to stop at."""
+    from components.evaluate.tasks import run_tasks
+
+    tokenizer = subject.tokenizer if subject.name == "tuned" else subject.reader
+    return run_tasks(model, tokenizer, tasks, positions=subject.positions, batch_size=batch_size)
 
 
 def load(folder: Path, vocabulary_size: int, precision: str) -> Any:

@@ -45,7 +45,11 @@ def gate(
             raise ParameterError(f"{name}={share:g} must be a share from 0 to below 1")
     figures = read_json(evaluation)
     path = fetch(Pinned(uri=rules, digest=rules_digest), "rules") if rules else SHIPPED
-    judged = [found for rule in load_rules(path, figures["corpora"]) for found in judge(rule, figures, shares)]
+    judged = [
+        found
+        for rule in load_rules(path, figures["corpora"], figures["tasks"])
+        for found in judge(rule, figures, shares)
+    ]
     decision: dict[str, Any] = {
         "verdict": REJECTED if any(found.passed is False for found in judged) else ACCEPTED,
         "reasons": [found.reason for found in judged if found.passed is not None],

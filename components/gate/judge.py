@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from components.errors import ParameterError
 from components.rules import PARAMETER, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What became of a rule in one place: on the records, on one text, on the answers."""
+    """What became of a rule in one place: on the records, on one text, on one task, on the answers."""
 
     rule: str
     data: str
@@ -37,6 +38,8 @@ def judge(rule: Rule, evaluation: dict[str, Any], shares: dict[str, float]) -> l
     if rule.data == "generation":
         models = evaluation["generation"]["models"]
         return [_limited(rule, "answers", models["tuned"])] if models else [_nothing(rule, "there are no answers")]
+    if rule.data == "tasks" or rule.data in evaluation["tasks"]:
+        return _on_tasks(rule, evaluation["tasks"], shares)
     if rule.data == "records":
         places = {"records": evaluation}
     else:
@@ -49,34 +52,86 @@ def judge(rule: Rule, evaluation: dict[str, Any], shares: dict[str, float]) -> l
     ]
 
 
+def _on_tasks(rule: Rule, tasks: dict[str, Any], shares: dict[str, float]) -> list[Judgement]:
+    """On the named task, or on each task that has the metric."""
+    places = {name: metrics for name, metrics in tasks.items() if rule.data in ("tasks", name)}
+    found = {name: metrics[rule.metric] for name, metrics in places.items() if rule.metric in metrics}
+    if not places:
+        return [_nothing(rule, "there are no tasks")]
+    if not found:
+        has = ", ".join(sorted({metric for metrics in places.values() for metric in metrics}))
+        raise ParameterError(f"gate_rules: rule {rule.rule!r}: no task has the metric {rule.metric!r}, only {has}")
+    return [
+        _task_compared(rule, name, part, shares)
+        if rule.against
+        else _limited(rule, name, {rule.metric: part["models"]["tuned"]["value"]})
+        for name, part in found.items()
+    ]
+
+
 def _compared(rule: Rule, place: str, part: dict[str, Any], shares: dict[str, float]) -> Judgement:
-    """By the worse end of the paired interval; by the ratio itself where there is no interval (a single document)."""
+    """Bits per byte on records or a text."""
     tuned, other = (part["models"][name]["bits_per_byte"] for name in ("tuned", rule.against))
     over = part["tuned_over"][rule.against]
-    ratio, interval = over["bits_per_byte_ratio"], over["interval"]
-    worst = interval[1] if interval else ratio
+    return _against(rule, place, shares, "bits_per_byte", (tuned, other), over["bits_per_byte_ratio"], over["interval"])
+
+
+def _task_compared(rule: Rule, place: str, part: dict[str, Any], shares: dict[str, float]) -> Judgement:
+    """A task's metric; changes are shares of the other model's figure, as everywhere."""
+    tuned, other = (part["models"][name]["value"] for name in ("tuned", rule.against))
+    found = part["tuned_minus"][rule.against]
+    if not other:
+        return _nothing(rule, f"{rule.metric} of {rule.against} is 0, of which there are no shares", place)
+    interval = found["interval"] and sorted(1 + end / other for end in found["interval"])
+    higher = part["higher_is_better"] == (other > 0)
+    return _against(rule, place, shares, rule.metric, (tuned, other), tuned / other, interval, higher=higher)
+
+
+def _against(
+    rule: Rule,
+    place: str,
+    shares: dict[str, float],
+    metric: str,
+    values: tuple[float, float],
+    ratio: float,
+    interval: list[float] | None,
+    *,
+    higher: bool = False,
+) -> Judgement:
+    """By the worse end of the paired interval; by the ratio itself where there is no interval (a single document).
+
+    Args:
+        values: tuned's figure and the other's.
+        ratio: tuned's over the other's.
+        higher: whether more is better.
+    """
+    worst = interval[0 if higher else 1] if interval else ratio
     asked = getattr(rule, rule.kind)
     share = shares[rule.kind] if asked == PARAMETER else asked
     improve = rule.kind == "min_improvement"
-    passed = worst < 1 - share if improve else worst <= 1 + share
-    allowed = f"must be below {-share or 0.0:+.1%}" if improve else f"must be at most {share:+.1%}"
-    would_pass = "" if passed else _would_pass(rule.kind, worst)
+    loss = 2 - worst if higher else worst
+    passed = loss < 1 - share if improve else loss <= 1 + share
+    limit = (share if improve == higher else -share) or 0.0
+    bound = ("above" if higher else "below") if improve else ("at least" if higher else "at most")
+    would_pass = "" if passed else _would_pass(rule.kind, loss)
     at_worst = f", at worst {worst - 1:+.1%}" if interval else ""
+    tuned, other = values
     return Judgement(
         rule=rule.rule,
         data=place,
         against=rule.against,
-        metric="bits_per_byte",
+        metric=metric,
         passed=passed,
         value=tuned,
         other=other,
         change=ratio - 1,
         interval=[end - 1 for end in interval] if interval else None,
-        limit=(-share or 0.0) if improve else share,
+        limit=limit,
         would_pass=would_pass,
         reason=(
-            f"{_outcome(rule, place, passed)}: {tuned:.4f} bits per byte against {other:.4f} of {rule.against}, "
-            f"{ratio - 1:+.1%}{at_worst}; {allowed}" + (f"; {would_pass}" if would_pass else "")
+            f"{_outcome(rule, place, passed)}: {tuned:.4f} {metric.replace('_', ' ')} against {other:.4f} of "
+            f"{rule.against}, {ratio - 1:+.1%}{at_worst}; must be {bound} {limit:+.1%}"
+            + (f"; {would_pass}" if would_pass else "")
         ),
     )
 
@@ -121,10 +176,10 @@ def _would_pass(kind: str, worst: float) -> str:
     return f"min_improvement: {share:.4g} would have passed" if share >= 0 else "no min_improvement would have passed"
 
 
-def _nothing(rule: Rule, why: str) -> Judgement:
+def _nothing(rule: Rule, why: str, place: str = "") -> Judgement:
     return Judgement(
         rule=rule.rule,
-        data=rule.data,
+        data=place or rule.data,
         against=rule.against,
         metric=rule.metric or "bits_per_byte",
         passed=None,

@@ -4,7 +4,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from components.register.lineage import hub_id
+from components.register.lineage import card_name, hub_id
 
 TEMPLATE = """\
 ---
@@ -24,9 +24,31 @@ token alone.
 | model | perplexity (95 % interval) | bits per byte |
 |---|---|---|
 {% for name, figures in models.items() -%}
-| {{ name }} | {{ "%.3f (%.3f to %.3f)" | format(figures.perplexity, *figures.perplexity_interval) }} \
+| {{ name }} | {{ "%.3f" % figures.perplexity }}{% if figures.perplexity_interval %} \
+({{ "%.3f to %.3f" | format(*figures.perplexity_interval) }}){% endif %} | {{ "%.4f" % figures.bits_per_byte }} |
+{% endfor %}
+{% for title, corpus in corpora.items() %}
+{%- if loop.first %}
+| text | model | word perplexity | bits per byte |
+|---|---|---|---|
+{% endif -%}
+{% for name, figures in corpus.models.items() -%}
+| {{ title }} | {{ name }} | {{ "%.3f" % figures.word_perplexity if figures.word_perplexity else "" }} \
 | {{ "%.4f" % figures.bits_per_byte }} |
 {% endfor %}
+{%- endfor %}
+{% for task, metrics in tasks.items() %}
+{%- if loop.first %}
+| task (lm-evaluation-harness) | metric | model | value | standard error |
+|---|---|---|---|---|
+{% endif -%}
+{% for metric, found in metrics.items() %}
+{%- for name, score in found.models.items() -%}
+| {{ task }} | {{ metric }} | {{ name }} | {{ "%.4f" % score.value }} \
+| {{ "%.4f" % score.stderr if score.stderr is not none else "" }} |
+{% endfor %}
+{%- endfor %}
+{%- endfor %}
 Gate: {{ verdict.verdict }}. {{ verdict.reasons | join("; ") }}.
 
 ## Intended use
@@ -65,8 +87,9 @@ def model_card(*, name: str, license: str, lineage: dict[str, Any], models: dict
     data = ModelCardData(
         license=license.lower() if listed else "other",
         license_name=None if listed else license,
-        base_model=hub_id(lineage["base_model"]),  # a path would not be valid here
-        datasets=[dataset] if dataset else None,
+        base_model=card_name(lineage["base_model"]),
+        datasets=[card_name(lineage["dataset"])],
+        metrics=["perplexity", "bits_per_byte"],
         tags=["text-generation"],
         library_name="transformers",
         model_name=name,

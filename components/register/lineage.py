@@ -1,7 +1,8 @@
 """Where a model comes from: what is the same in every run of the same inputs, and what is of this execution alone."""
 
 import os
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components import __version__, code_digest
@@ -14,6 +15,7 @@ EXECUTION = {
     "data_image": "PRIVATE_LLM_DATA_IMAGE",
     "train_image": "PRIVATE_LLM_TRAIN_IMAGE",
 }
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md", ".yaml", ".yml", ".gz", ".zst", ".bz2")
 
 
 def lineage(*, model: Path, train: Path, test: Path, pinned: dict[str, str], license: str) -> dict[str, Any]:
@@ -52,6 +54,16 @@ def hub_id(source: str) -> str | None:
     """org/name of a pinned hub source; None for a path or a URI, which says nothing to others."""
     name, separator, _ = source.partition("@")
     return name if separator and "://" not in source and not source.startswith("/") else None
+
+
+def card_name(source: str) -> str:
+    """What a card may call a source: its hub id, or the last part of its path, in a hub id's letters."""
+    if name := hub_id(source):
+        return name
+    place = PurePosixPath(source.rstrip("/"))
+    while place.suffix in FILES:
+        place = place.with_suffix("")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", place.name).strip("-.") or "private"
 
 
 def revision(source: str) -> str:

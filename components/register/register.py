@@ -88,10 +88,11 @@ def register(
     }
     origin = lineage(model=model, train=train, test=test, pinned=pinned, license=license)
     figures = read_json(evaluation)
+    beside = {part: figures[part] for part in ("corpora", "tasks")}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _link(model, folder)
-        said = {**origin, "configuration": configuration, "evaluation": figures["models"], "gate": decision}
+        said = {**origin, "configuration": configuration, "evaluation": figures["models"], "gate": decision, **beside}
         _write(folder / "lineage.json", json.dumps(said, indent=2) + "\n")
         card = model_card(
             name=model_name,
@@ -99,6 +100,7 @@ def register(
             lineage=origin,
             models=figures["models"],
             records=figures["records"],
+            **beside,
             stop=_stop_token(model),
             verdict=decision,
         )
@@ -108,7 +110,7 @@ def register(
             key=digest(run_digest, origin["model_digest"]),
             folder=folder,
             configuration=configuration,
-            metrics=_metrics(figures["models"]),
+            metrics=_metrics(figures),
             tags=_tags({**origin, "verdict": decision["verdict"], **execution()}),
             curves=read_json(curves) if curves else (),
         )
@@ -143,9 +145,20 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _metrics(models: dict[str, Any]) -> dict[str, float]:
-    figures = ("perplexity", "bits_per_byte")
-    return {f"{name}_{figure}": model[figure] for name, model in models.items() for figure in figures}
+def _metrics(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures that versions are compared by, named as evaluate names them."""
+    places = {"": figures, **{f"{title}_": corpus for title, corpus in figures["corpora"].items()}}
+    return {
+        f"{name}_{place}{figure}": model[figure]
+        for place, part in places.items()
+        for name, model in part["models"].items()
+        for figure in ("perplexity", "bits_per_byte")
+    } | {
+        f"{name}_{task}_{metric}": model["value"]
+        for task, metrics in figures["tasks"].items()
+        for metric, found in metrics.items()
+        for name, model in found["models"].items()
+    }
 
 
 def _tags(values: dict[str, Any]) -> dict[str, str]:

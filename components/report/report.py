@@ -1,6 +1,5 @@
 """One self-contained HTML page about a run. No script, nothing loaded from elsewhere."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from components.errors import ParameterError
 from components.records import read_json
-from components.report.sections import costs, drawings, funnel, lineage
+from components.report.numbers import change, figure, span
+from components.report.sections import about, costs, drawings, funnel, headline, lineage, missed, rules
 
 
 def report(
@@ -48,7 +48,7 @@ def report(
     if price_per_accelerator_hour < 0:
         raise ParameterError(f"price_per_accelerator_hour={price_per_accelerator_hour:g} must be at least 0")
     data, tokens, sides, training = (read_json(path) for path in (ingested, tokenized, divided, trained))
-    figures, entry = read_json(evaluation), read_json(registered)
+    figures, decision, entry = read_json(evaluation), read_json(verdict), read_json(registered)
     html = (
         _environment()
         .get_template("page.html")
@@ -56,7 +56,11 @@ def report(
             data=data,
             tokens=tokens,
             figures=figures,
-            verdict=read_json(verdict),
+            verdict=decision,
+            missed=missed(decision),
+            rules=rules(decision["rules"]),
+            about=about(pinned or {}, configuration or {}),
+            headline=headline(figures, sides, training, price_per_accelerator_hour),
             registered=entry,
             funnel=funnel(data, tokens, sides),
             costs=costs(training, price_per_accelerator_hour),
@@ -74,13 +78,5 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("components.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"figure": _figure, "span": _span, "share": lambda value: f"{value:.1%}"}
+    environment.filters |= {"figure": figure, "span": span, "change": change, "share": lambda value: f"{value:.1%}"}
     return environment
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _span(interval: Sequence[float] | None, digits: int = 3) -> str:
-    return "–" if interval is None else f"{_figure(interval[0], digits)} to {_figure(interval[1], digits)}"

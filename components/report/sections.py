@@ -1,7 +1,9 @@
 """What the page says, from the steps' figures: rows of tables, and the plots. Parts that a run lacks are left out."""
 
+from pathlib import PurePosixPath
 from typing import Any
 
+from components.report.numbers import NOTHING, figure, percent
 from components.report.plots import Bars, bars, length_histogram, lines, own_ids
 
 
@@ -15,6 +17,62 @@ def funnel(data: dict[str, Any], tokens: dict[str, Any], sides: dict[str, Any]) 
         {"what": "train", "count": sides["train"], "reasons": {}},
         {"what": f"test ({sides['test_fraction']:.1%} of the keys)", "count": sides["test"], "reasons": {}},
     ]
+
+
+def about(pinned: dict[str, str], configuration: dict[str, Any]) -> str:
+    """What the run made, in one line; empty where nothing is known of it."""
+    base, dataset = (PurePosixPath(pinned.get(name, "").partition("@")[0]).name for name in ("base_model", "dataset"))
+    name = configuration.get("model_name", "")
+    return f"{name}: {base}, tuned on {dataset}" if name and base and dataset else ""
+
+
+def headline(
+    figures: dict[str, Any], sides: dict[str, Any], training: dict[str, Any], price: float
+) -> list[tuple[str, str, str]]:
+    """The run in a few figures: what, the figure, and a word about it."""
+    models = figures["models"]
+    rows = [
+        (
+            "perplexity, base to tuned",
+            f"{figure(models['base']['perplexity'], 2)} → {figure(models['tuned']['perplexity'], 2)}",
+            f"{figures['records']:,} test records",
+        )
+    ]
+    for name, over in figures.get("tuned_over", {}).items():
+        ends = over["interval"]
+        note = f"95 %: {ends[0] - 1:+.1%} to {ends[1] - 1:+.1%}" if ends else "less is better"
+        rows.append((f"bits per byte against {name}", percent(over["bits_per_byte_ratio"] - 1), note))
+    rows.append(("records trained on", f"{sides['train']:,}", f"{training['tokens']:,} tokens in all"))
+    if hours := training.get("accelerator_hours"):
+        unit = "CPU process-hours" if training["device"] == "cpu" else "accelerator-hours"
+        rows.append((unit, f"{hours:,.3f}", f"price {hours * price:,.2f}" if price else ""))
+    return rows
+
+
+def missed(verdict: dict[str, Any]) -> list[str]:
+    """Why the model was rejected, in sentences; nothing for an accepted one, whose rules stand in a table."""
+    return [rule["reason"] for rule in verdict["rules"] if rule["passed"] is False]
+
+
+def rules(judged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each rule of the gate with its numbers in words."""
+    return [_rule(rule) for rule in judged]
+
+
+def _rule(rule: dict[str, Any]) -> dict[str, Any]:
+    against, judged = rule["against"], rule["passed"] is not None
+    return {
+        "rule": rule["rule"],
+        "place": f"{rule['data']}, {rule['metric'].replace('_', ' ')}",
+        "passed": rule["passed"],
+        "value": figure(rule["value"], 4),
+        "other": f"{against} {figure(rule['other'], 4)}" if against and judged else against,
+        "change": NOTHING if rule["change"] is None else percent(rule["change"], rule["interval"]),
+        "limit": NOTHING if not judged else f"{rule['limit']:+.1%}" if against else f"{rule['limit']:.4g}",
+        "remark": rule["would_pass"].removesuffix(" would have passed")
+        if judged
+        else rule["reason"].rpartition(", ")[2],
+    }
 
 
 def costs(training: dict[str, Any], price: float) -> list[tuple[str, str]]:

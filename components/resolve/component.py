@@ -14,6 +14,7 @@ def resolve(
     registry: str,
     model_name: str,
     evaluation_corpora: str,
+    evaluation_tasks: str,
     decontaminate: str,
     gate_rules: str,
     configuration: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
@@ -28,6 +29,7 @@ def resolve(
         ("template_digest", str),
         ("license", str),
         ("corpora", dict),
+        ("tasks", dict),
         ("decontaminate", str),
         ("decontaminate_digest", str),
         ("gate_rules", str),
@@ -48,6 +50,7 @@ def resolve(
         registry=registry,
         model_name=model_name,
         evaluation_corpora=evaluation_corpora,
+        evaluation_tasks=evaluation_tasks,
         decontaminate=decontaminate,
         gate_rules=gate_rules,
         configuration=configuration,

@@ -12,6 +12,7 @@ from components.records import canonical_json, digest, write_json
 from components.registry import COMPARED_WITH, RUN_DIGEST, open_registry
 from components.rules import load_rules
 from components.sources import Pinned, fetch, pin
+from components.tasks import pin_tasks, task_names, tasks_digest
 from components.templates import pin_template
 
 
@@ -26,6 +27,7 @@ class Resolved(NamedTuple):
     template_digest: str
     license: str
     corpora: dict[str, dict[str, str]]
+    tasks: dict[str, dict[str, str]]
     decontaminate: str
     decontaminate_digest: str
     gate_rules: str
@@ -44,12 +46,13 @@ def resolve(
     registry: str,
     model_name: str,
     evaluation_corpora: str = "",
+    evaluation_tasks: str = "",
     decontaminate: str = "",
     gate_rules: str = "",
     configuration: dict[str, Any],
     output: Path | None = None,
 ) -> Resolved:
-    """Pins the dataset, the base model, the template, the texts and the champion of a run.
+    """Pins the dataset, the base model, the template, the texts, the tasks and the champion of a run.
 
     A run that made the present champion is compared with the model that it was compared with then, so the
     same run a second time asks the same question and finds every answer in the cache.
@@ -64,6 +67,8 @@ def resolve(
         model_name: The registered model's name.
         evaluation_corpora: Texts that evaluate scores beside the records: name=path or URI of a txt, jsonl or
             parquet file, separated by commas.
+        evaluation_tasks: Tasks of lm-evaluation-harness: names, and folders of task files by path or URI, separated by
+            commas.
         decontaminate: Evaluation sets that ingest keeps out of the records, in the same form.
         gate_rules: The gate's rules: a YAML file, by path or URI; empty: those that are shipped.
         configuration: Every other parameter that the result depends on.
@@ -73,14 +78,16 @@ def resolve(
     model = pin(base_model, "model")
     chat = pin_template(template)
     texts = pin_corpora(evaluation_corpora, "corpus")
+    tasks = pin_tasks(evaluation_tasks)
     sets = pin_corpora(decontaminate, "evaluation_set")
-    rules = _pinned_rules(gate_rules, texts)
+    rules = _pinned_rules(gate_rules, texts, task_names(tasks))
     run_digest = digest(
         code_digest(),
         data.digest,
         model.digest,
         chat.digest,
         corpora_digest(texts),
+        tasks_digest(tasks),
         corpora_digest(sets),
         rules.digest,
         canonical_json(configuration),
@@ -99,6 +106,7 @@ def resolve(
         *(chat.uri, chat.digest),
         license=", ".join(sorted({source.license or license for source, _ in sources})),
         corpora={name: asdict(text) for name, text in texts.items()},
+        tasks={name: asdict(task) for name, task in tasks.items()},
         decontaminate=",".join(f"{name}={place.uri}" for name, place in sets.items()),
         decontaminate_digest=corpora_digest(sets),
         gate_rules=rules.uri,
@@ -114,10 +122,10 @@ def resolve(
     return resolved
 
 
-def _pinned_rules(uri: str, corpora: Collection[str]) -> Pinned:
+def _pinned_rules(uri: str, corpora: Collection[str], tasks: Collection[str]) -> Pinned:
     """The gate's rules, read once now: a rule that nobody can judge is found before training, and not after it."""
     if not uri:
         return Pinned(uri="", digest="")
     pinned = pin(uri, "rules")
-    load_rules(fetch(pinned, "rules"), corpora)
+    load_rules(fetch(pinned, "rules"), corpora, tasks)
     return pinned

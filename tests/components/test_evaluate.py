@@ -114,35 +114,42 @@ def test_the_bootstrap_is_paired_seeded_and_covers_the_figure() -> None:
     assert result == compare({"base": base, "tuned": tuned})
 
 
-def test_a_champion_with_another_tokenizer_is_measured_on_the_same_records(
-    trained: Path, stories: Path, tmp_path: Path
-) -> None:
-    """Here the champion is the base model with its own tokenizer: other tokens over the same bytes."""
+def registered(stories: Path, folder: Path, **config: int) -> dict[str, str]:
+    """The base model with its own tokenizer as champion, as evaluate is told of one: other tokens, same bytes."""
     from components.registry import Entry, open_registry
 
-    other = tmp_path / "other"
     bare = load_tokenizer(stories)
     bare.chat_template = "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}"
-    bare.save_pretrained(other)
+    bare.save_pretrained(folder / "other")
     model = AutoModelForCausalLM.from_pretrained(stories)
-    model.save_pretrained(other)
-    address = f"sqlite:///{tmp_path}/mlflow.db"
-    entry = Entry(key="k", folder=other, configuration={}, metrics={}, tags={})
+    model.config.update(config)
+    model.save_pretrained(folder / "other")
+    address = f"sqlite:///{folder}/mlflow.db"
+    entry = Entry(key="k", folder=folder / "other", configuration={}, metrics={}, tags={})
     champion, _ = open_registry(address, "m").register(entry)
+    return {"champion": champion.reference, "registry": address, "model_name": "m"}
+
+
+def evaluated(trained: Path, stories: Path, folder: Path, **more: Any) -> dict[str, Any]:
+    """What evaluate writes about the models of a run."""
     evaluate(
         records=trained / "records.parquet",
         test=trained / "test.parquet",
         model=trained / "model",
         base_model=str(stories),
         base_model_digest="",
-        champion=champion.reference,
-        registry=address,
-        model_name="m",
-        prompts=2,
-        evaluation=tmp_path / "evaluation.json",
-        errors=tmp_path / "errors.json",
+        **more,
+        evaluation=folder / "evaluation.json",
+        errors=folder / "errors.json",
     )
-    result = json.loads((tmp_path / "evaluation.json").read_text())
+    content: dict[str, Any] = read_json(folder / "evaluation.json")
+    return content
+
+
+def test_a_champion_with_another_tokenizer_is_measured_on_the_same_records(
+    trained: Path, stories: Path, tmp_path: Path
+) -> None:
+    result = evaluated(trained, stories, tmp_path, **registered(stories, tmp_path), prompts=2)
     models = result["models"]
     assert models["champion"]["target_tokens"] != models["base"]["target_tokens"]
     ratio = models["champion"]["nll"] / models["base"]["nll"]
@@ -150,6 +157,21 @@ def test_a_champion_with_another_tokenizer_is_measured_on_the_same_records(
     assert result["samples"] == [], "record text is written only when it was asked for"
     assert result["generation"]["prompts"] == 2
     assert set(result["generation"]["models"]) == {"base", "tuned", "champion"}
+    assert result["too_long"] == {}
+
+
+def test_records_that_a_champion_cannot_take_are_left_out_for_everybody(
+    trained: Path, stories: Path, tmp_path: Path
+) -> None:
+    champion = registered(stories, tmp_path, max_position_embeddings=256)
+    result = evaluated(trained, stories, tmp_path, **champion, prompts=0)
+    tested = list(read_table(trained / "test.parquet"))
+    assert 0 < result["records"] < len(tested)
+    assert result["too_long"] == {"champion": len(tested) - result["records"]}
+    kept = [row for row in tested if row["id"] in {entry["id"] for entry in result["worst"]}]
+    assert len(kept) == result["records"] <= 20
+    targets = sum(len(row["input_ids"]) - row["loss_start"] for row in kept)
+    assert result["models"]["base"]["target_tokens"] == targets
 
 
 def test_the_run_says_where_the_model_is_worst_and_how_it_answers(trained: Path) -> None:

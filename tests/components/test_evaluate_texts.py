@@ -190,6 +190,18 @@ def test_by_hand_a_text_gives_one_json_object(stories: Path, documents: Path) ->
     assert counts == {"documents": 4, "empty_documents": 1, "window": WINDOW, "stride": 50, "precision": "fp32"}
 
 
+def test_by_hand_the_number_of_ranks_changes_no_bit(stories: Path, documents: Path) -> None:
+    arguments = ["components.evaluate", f"--model={stories}", f"--data={documents}", f"--window={WINDOW}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    alone, shared_out = (
+        subprocess.run([*start, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        for start in ([sys.executable, "-m"], torchrun)
+    )
+    assert shared_out.returncode == 0, shared_out.stderr
+    assert shared_out.stdout == alone.stdout, "one object, and the same"
+    assert json.loads(alone.stdout)["documents"] == 4
+
+
 def test_by_hand_records_give_what_the_run_gave(trained: Path, tmp_path: Path) -> None:
     tested = set(pq.read_table(trained / "test.parquet")["id"].to_pylist())
     records = pq.read_table(trained / "records.parquet").to_pylist()

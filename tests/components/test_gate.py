@@ -41,7 +41,7 @@ def figures(bits: dict[str, float], spread: float | None = 0.0) -> dict[str, Any
 def evaluation(tuned: float = 0.9, base: float = 1.0, champion: float | None = None, **more: Any) -> dict[str, Any]:
     bits = {"tuned": tuned, "base": base} | ({} if champion is None else {"champion": champion})
     spread = more.pop("spread", 0.0)
-    return {**figures(bits, spread), "corpora": {}, "generation": {"models": {}}, **more}
+    return {**figures(bits, spread), "corpora": {}, "tasks": {}, "generation": {"models": {}}, **more}
 
 
 def run(folder: Path, content: dict[str, Any], rules: Any = None, **shares: float) -> dict[str, Any]:
@@ -171,6 +171,50 @@ def test_rules_limit_texts_and_answers(tmp_path: Path) -> None:
     assert without["verdict"] == "accepted"
 
 
+def task(tuned: float, base: float, spread: float = 0.0, *, higher: bool = True) -> dict[str, Any]:
+    """What evaluate says of one task."""
+    difference = tuned - base
+    interval = [difference - spread, difference + spread]
+    found = {"difference": difference, "stderr": spread / 2, "interval": interval}
+    models = {"base": {"value": base}, "tuned": {"value": tuned}}
+    return {"acc": {"higher_is_better": higher, "models": models, "tuned_minus": {"base": found}}}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "spread", "higher", "rule", "passed"),
+    [
+        (0.48, 0.0, True, {"against": "base", "max_regression": 0.05}, True),
+        (0.47, 0.0, True, {"against": "base", "max_regression": 0.05}, False),
+        (0.48, 0.01, True, {"against": "base", "max_regression": 0.05}, False),
+        (0.52, 0.01, True, {"against": "base", "min_improvement": 0.01}, True),
+        (0.52, 0.03, True, {"against": "base", "min_improvement": 0.0}, False),
+        (0.52, 0.0, False, {"against": "base", "max_regression": 0.05}, True),
+        (0.52, 0.01, False, {"against": "base", "max_regression": 0.05}, False),
+        (0.48, 0.01, False, {"against": "base", "min_improvement": 0.01}, True),
+        (0.48, 0.01, True, {"at_least": 0.48}, True),
+        (0.48, 0.01, True, {"at_least": 0.5}, False),
+    ],
+)
+@pytest.mark.parametrize("data", ["tasks", "boolq"])
+def test_rules_limit_tasks(
+    tmp_path: Path, data: str, tuned: float, spread: float, higher: bool, rule: dict[str, Any], passed: bool
+) -> None:
+    content = evaluation(tasks={"boolq": task(tuned, 0.5, spread, higher=higher)})
+    verdict = run(tmp_path, content, [BETTER, {"rule": "reads", "data": data, "metric": "acc", **rule}])
+    assert (verdict["rules"][1]["data"], verdict["rules"][1]["passed"]) == ("boolq", passed)
+
+
+def test_a_fallen_task_is_told_with_its_numbers(tmp_path: Path) -> None:
+    rule = {"rule": "reads", "data": "boolq", "metric": "acc", "against": "base", "max_regression": 0.05}
+    verdict = run(tmp_path, evaluation(tasks={"boolq": task(0.568, 0.673, 0.02)}), [BETTER, rule])
+    assert verdict["reasons"][1] == (
+        "reads (boolq): no: 0.5680 acc against 0.6730 of base, -15.6%, at worst -18.6%; must be at least -5.0%; "
+        "max_regression: 0.1858 would have passed"
+    )
+    none = run(tmp_path, evaluation(tasks={"boolq": task(0.5, 0.0)}), [BETTER, rule])
+    assert none["rules"][1]["reason"] == "reads: not judged, acc of base is 0, of which there are no shares"
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
@@ -188,15 +232,23 @@ def test_rules_limit_texts_and_answers(tmp_path: Path) -> None:
         ([BETTER, BETTER], "two rules have the name 'better'"),
         (
             [{**BETTER, "data": "wikitext"}],
-            "data='wikitext' is no text of evaluation_corpora; allowed: rec",
+            "data='wikitext' is no text of evaluation_corpora and no task of evaluation_tasks; allowed: rec",
         ),
         ([{"rule": "x", "against": "champion", "max_regression": 0}], "one rule must ask for min_improvement against "),
+        (
+            [{"rule": "x", "data": "tasks", "against": "base", "max_regression": 0}],
+            "needs the task's metric, such as acc",
+        ),
+        (
+            [BETTER, {"rule": "x", "data": "boolq", "metric": "f1", "at_least": 0}],
+            "no task has the metric 'f1', only acc",
+        ),
         ([], "one rule must ask for min_improvement against base"),
     ],
 )
 def test_rules_that_nobody_can_judge_by_are_one_line(tmp_path: Path, rules: Any, message: str) -> None:
     with pytest.raises(ParameterError, match=re.escape(message)) as error:
-        run(tmp_path, evaluation(), rules)
+        run(tmp_path, evaluation(tasks={"boolq": task(0.6, 0.6)}), rules)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("gate_rules: ")
 

@@ -22,7 +22,14 @@ from components.registry import open_registry
 from tests.conftest import make_record, write_tokens
 
 COMMIT = "a" * 40
-MODEL = {"perplexity": 8.25, "perplexity_interval": [8.0, 8.5], "bits_per_byte": 0.9}
+MODEL = {"perplexity": 8.25, "word_perplexity": 20.5, "perplexity_interval": [8.0, 8.5], "bits_per_byte": 0.9}
+TASK = {"models": {"base": {"value": 0.6, "stderr": 0.01}, "tuned": {"value": 0.7, "stderr": None}}}
+EVALUATION: dict[str, Any] = {
+    "models": {"base": MODEL, "tuned": MODEL},
+    "records": 2,
+    "corpora": {"wiki": {"models": {"base": MODEL, "tuned": {**MODEL, "bits_per_byte": 0.95}}}},
+    "tasks": {"boolq": {"acc": TASK}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,7 @@ def arguments(address: str, tmp_path: Path) -> dict[str, Any]:
     write_json(model / "tokenizer_config.json", {"eos_token": "### End"})
     (model / "README.md").write_text("what the base model said of itself")
     records = [make_record("Question?", f"Answer {number}.") for number in range(3)]
-    write_json(tmp_path / "evaluation.json", {"models": {"base": MODEL, "tuned": MODEL}, "records": 1})
+    write_json(tmp_path / "evaluation.json", EVALUATION)
     write_json(tmp_path / "verdict.json", {"verdict": "accepted", "reasons": ["improves on the base model"]})
     return {
         "model": model,
@@ -158,6 +165,7 @@ def test_the_card_is_what_the_hub_reads(arguments: dict[str, Any], address: str)
     card = ModelCard.load(store.download(store.versions()[0]) / "README.md")
     assert (card.data.license, card.data.library_name) == ("cc-by-sa-3.0", "transformers")
     assert (card.data.base_model, card.data.datasets) == ("org/base", ["org/questions"])
+    assert card.data.metrics == ["perplexity", "bits_per_byte"]
     metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert metrics == {"perplexity": 8.25, "bits_per_byte": 0.9}
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
@@ -166,13 +174,35 @@ def test_the_card_is_what_the_hub_reads(arguments: dict[str, Any], address: str)
     assert store.versions()[0].tags["base_model_revision"] == COMMIT
 
 
+def test_a_version_is_compared_by_what_it_does_on_records_texts_and_tasks(
+    arguments: dict[str, Any], address: str
+) -> None:
+    register(**arguments)
+    store = open_registry(address, "faq")
+    (version,) = store.versions()
+    figures = {"tuned_bits_per_byte": "0.9", "tuned_wiki_bits_per_byte": "0.95", "tuned_boolq_acc": "0.7"}
+    assert {name: version.tags[name] for name in figures} == figures
+    card = ModelCard.load(store.download(version) / "README.md").text
+    assert "| wiki | tuned | 20.500 | 0.9500 |" in card
+    assert "| boolq | acc | base | 0.6000 | 0.0100 |\n| boolq | acc | tuned | 0.7000 |  |\n" in card
+
+
+def test_a_single_test_record_has_no_interval(arguments: dict[str, Any], address: str) -> None:
+    one = {**MODEL, "perplexity_interval": None}
+    write_json(arguments["evaluation"], {**EVALUATION, "models": {"base": one, "tuned": one}, "records": 1})
+    register(**arguments)
+    store = open_registry(address, "faq")
+    card = ModelCard.load(store.download(store.versions()[0]) / "README.md").text
+    assert "| tuned | 8.250 | 0.9000 |" in card
+
+
 def test_a_card_names_no_path_and_no_unknown_licence_as_if_the_hub_knew_it(
     arguments: dict[str, Any], address: str
 ) -> None:
-    register(**{**arguments, "dataset": "/data/faq.csv", "license": "Our own 1.0"})
+    register(**{**arguments, "base_model": "/models/our base", "dataset": "/data/faq.csv.gz", "license": "Our own 1.0"})
     store = open_registry(address, "faq")
     data = ModelCard.load(store.download(store.versions()[0]) / "README.md").data
-    assert (data.base_model, data.datasets) == (None, None)
+    assert (data.base_model, data.datasets) == ("our-base", ["faq"])
     assert (data.license, data.license_name) == ("other", "Our own 1.0")
 
 

@@ -1,5 +1,6 @@
 """The registry, one contract for every place that may hold it: idempotent, complete, and one line when it is away."""
 
+import base64
 import contextlib
 import itertools
 import multiprocessing
@@ -258,6 +259,35 @@ def test_a_server_that_stays_away_is_one_line(proxy: Proxy, address: str) -> Non
     with pytest.raises(RegistryError, match=r"^registry \S+: cannot open the ") as error:
         open_registry(address, "m").identity()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("proxy", ["mlflow"], indirect=True)
+@pytest.mark.parametrize(
+    ("wants", "variables"),
+    [
+        (
+            "Basic " + base64.b64encode(b"me:hunter2").decode(),
+            {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "hunter2"},
+        ),
+        ("Bearer hunter2", {"MLFLOW_TRACKING_TOKEN": "hunter2"}),
+    ],
+    ids=["password", "token"],
+)
+def test_an_mlflow_server_that_asks_who_is_there(
+    proxy: Proxy, store: Registry, folder: Path, wants: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.wants = wants
+    with pytest.raises(RegistryError, match="401") as error:
+        store.register(entry(folder))
+    assert "\n" not in str(error.value)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    version, _ = store.register(entry(folder))
+    assert store.download(version)
+    proxy.wants = "Bearer another"
+    with pytest.raises(RegistryError, match="401") as error:
+        store.versions()
+    assert "hunter2" not in str(error.value)
 
 
 def test_kubeflow_shows_a_version_when_it_is_whole(kubeflow: KubeflowServer, folder: Path, tmp_path: Path) -> None:

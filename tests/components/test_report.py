@@ -31,7 +31,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
         self.attributes += [(name, value or "") for name, value in attrs]
-        if tag in ("td", "th"):
+        if tag in ("td", "th", "dt", "dd"):
             self.text += " "
         if tag == "svg":
             self.drawings.update(str(held["aria-label"]) for name, held in self.open if name == "figure")
@@ -50,6 +50,25 @@ class Page(HTMLParser):
 def model(**changes: Any) -> dict[str, Any]:
     figures = {"perplexity": 8.25, "perplexity_interval": [8.0, 8.5], "bits_per_byte": 0.9, "target_tokens": 1234}
     return {**figures, "nll": 2604.0, "categories": {"open_qa": 8.0, "closed_qa": 8.6}, **changes}
+
+
+def rule(**changes: Any) -> dict[str, Any]:
+    """A rule of the gate that was met."""
+    return {
+        "rule": "better than the base model",
+        "data": "records",
+        "against": "base",
+        "metric": "bits_per_byte",
+        "passed": True,
+        "value": 0.9,
+        "other": 1.2,
+        "change": -0.25,
+        "interval": [-0.3, -0.2],
+        "limit": -0.1,
+        "would_pass": "",
+        "reason": "better than the base model: yes: 0.9000 bits per byte against 1.2000 of base",
+        **changes,
+    }
 
 
 def inputs() -> dict[str, Any]:
@@ -98,12 +117,16 @@ def inputs() -> dict[str, Any]:
         "evaluation": {
             "models": {"base": model(perplexity=12.5), "tuned": model(), "champion": model(perplexity=9.0)},
             "tuned_minus": {"base": [-4.5, -4.0], "champion": [-1.0, -0.5]},
+            "tuned_over": {
+                "base": {"bits_per_byte_ratio": 0.75, "interval": [0.7, 0.8]},
+                "champion": {"bits_per_byte_ratio": 0.98, "interval": None},
+            },
             "records": 15,
             "records_by_category": {"open_qa": 9, "closed_qa": 6},
             "samples": [],
             "precision": "fp32",
         },
-        "verdict": {"verdict": "accepted", "reasons": ["improves on the base model: 0.9"], "rules": []},
+        "verdict": {"verdict": "accepted", "reasons": ["better than the base model: yes"], "rules": [rule()]},
         "registered": {"name": "private-llm", "version": "3", "aliases": ["champion"]},
     }
 
@@ -131,18 +154,36 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
 
 def test_the_verdict_comes_first(tmp_path: Path) -> None:
     page = Page(write_page(tmp_path, inputs()))
-    body = page.text.partition("Run report: accepted")[2]
-    assert body.strip().startswith("Verdict: accepted")
-    assert body.index("improves on the base model: 0.9") < body.index("Models")
-    assert "Registered as private-llm version 3 (champion)." in body
+    body = " ".join(page.text.partition("Run report: accepted")[2].split())
+    assert body.startswith(
+        "Verdict: accepted Registered as private-llm version 3 (champion). perplexity, base to tuned"
+    )
+    found = "better than the base model records, bits per byte yes 0.9000 base 1.2000 -25.0% (-30.0% to -20.0%) -10.0%"
+    assert body.index(found) < body.index("Models")
+
+
+def test_the_headline_tells_the_run_in_a_few_figures(tmp_path: Path) -> None:
+    content = inputs()
+    content["trained"]["accelerator_hours"] = 1.5
+    pinned = {"base_model": f"org/base@{'a' * 40}", "dataset": "/data/faq.csv"}
+    configuration = {"model_name": "faq"}
+    html = write_page(tmp_path, content, pinned=pinned, configuration=configuration, price_per_accelerator_hour=2.0)
+    text = " ".join(Page(html).text.split())
+    assert "Verdict: accepted faq: base, tuned on faq.csv" in text
+    assert "perplexity, base to tuned 12.50 → 8.25 15 test records" in text
+    assert "bits per byte against base -25.0% 95 %: -30.0% to -20.0%" in text
+    assert "bits per byte against champion -2.0% less is better" in text
+    assert "records trained on 90 18,000 tokens in all CPU process-hours 1.500 price 3.00" in text
 
 
 def test_a_rejected_model_is_told_as_such(tmp_path: Path) -> None:
-    rejected = {"verdict": "rejected", "reasons": ["falls behind the champion"], "rules": []}
+    behind = rule(passed=False, reason="falls behind the champion", would_pass="max_regression: 0.2 would have passed")
+    rejected = {"verdict": "rejected", "reasons": ["falls behind the champion"], "rules": [rule(), behind]}
     page = Page(write_page(tmp_path, {**inputs(), "verdict": rejected, "registered": None}))
     assert "Verdict: rejected" in page.text
-    assert "falls behind the champion" in page.text
-    assert "Nothing was registered." in page.text
+    text = " ".join(page.text.split())
+    assert "Verdict: rejected falls behind the champion Nothing was registered." in text
+    assert "max_regression: 0.2" in text
 
 
 def test_loss_lengths_rejects_and_categories_each_have_a_drawing(tmp_path: Path) -> None:
@@ -176,7 +217,8 @@ def test_figures_stand_in_the_tables(tmp_path: Path) -> None:
         assert shown in text
     for shown in ("3 not_json 2, wrong_type 1", "12 duplicate 7, too_long 3, near_duplicate_of_test 2"):
         assert shown in text
-    assert "champion 9.000 8.000 to 8.500 0.9000 -1.000 to -0.500" in text
+    assert "base 12.500 8.000 to 8.500 -4.500 to -4.000 0.9000 -25.0% (-30.0% to -20.0%)" in text
+    assert "champion 9.000 8.000 to 8.500 -1.000 to -0.500 0.9000 -2.0%" in text
 
 
 def test_the_price_is_that_of_the_hours(tmp_path: Path) -> None:
@@ -203,17 +245,27 @@ def test_the_lineage_is_what_was_pinned(tmp_path: Path) -> None:
 def test_parts_that_a_run_has_beyond_the_records_are_shown(tmp_path: Path) -> None:
     content = inputs()
     figures = content["evaluation"]
-    part = {"models": figures["models"], "tuned_minus": {"base": None, "champion": [-1.5, -0.25]}}
+    part = {**figures, "tuned_minus": {"base": None, "champion": [-1.5, -0.25]}}
+    score = {"value": 0.568, "stderr": 0.008}
+    difference = {"difference": -0.105, "stderr": 0.01, "interval": [-0.125, -0.085]}
+    acc = {"higher_is_better": True, "models": dict.fromkeys(figures["models"], score)}
+    others = dict.fromkeys(figures["tuned_minus"], difference)
+    record = {"id": "a1b2", "category": "open_qa", "source": "faq.csv", "length": "0001-0063", "target_tokens": 3}
     figures |= {
         "corpora": {"wikitext": part},
         "groups": {"category": {"open_qa": part}, "length": {"0001-0063": part, "0064-0127": part}},
         "generation": {"prompts": 4, "max_new_tokens": 96, "models": {"tuned": {"stop_rate": 0.75}}},
+        "tasks": {"boolq": {"acc_norm": {**acc, "tuned_minus": others}}},
+        "worst": [{**record, "perplexity": {"base": 90.5, "tuned": 70.25, "champion": None}}],
     }
-    rule = {"rule": "no forgetting", "data": "wikitext", "against": "base", "passed": None, "value": None}
-    content["verdict"]["rules"] = [{**rule, "limit": 0.05, "reason": "there is no champion", "would_pass": ""}]
+    unjudged = {"passed": None, "value": None, "other": None, "change": None, "interval": None}
+    reason = "no forgetting: not judged, there is no champion"
+    content["verdict"]["rules"] = [rule(rule="no forgetting", against="champion", **unjudged, reason=reason)]
     page = Page(write_page(tmp_path, content))
     text = " ".join(page.text.split())
-    assert "no forgetting (wikitext, against base) not judged – 0.0500 there is no champion" in text
+    assert "no forgetting records, bits per byte not judged – champion – – there is no champion" in text
+    assert "boolq acc norm 0.5680 (0.0080) 0.5680 (0.0080) 0.5680 (0.0080) -0.1250 to -0.0850" in text
+    assert "a1b2 open_qa faq.csv 0001-0063 90.500 70.250 –" in text
     assert "Other texts wikitext" in text
     assert "-1.500 to -0.250" in text
     assert "tuned 0.750 4 prompts, greedy" in text
@@ -227,12 +279,12 @@ def test_no_text_is_taken_for_markup(tmp_path: Path) -> None:
     content["evaluation"]["records_by_category"] = {MARKUP: 15}
     for figures in content["evaluation"]["models"].values():
         figures["categories"] = {MARKUP: 8.0}
-    content["verdict"]["reasons"] = [MARKUP]
+    content["verdict"]["rules"] = [rule(rule=MARKUP, reason=MARKUP, passed=False)]
     content["registered"]["name"] = MARKUP
     page = Page(write_page(tmp_path, content))
     assert not page.tags.keys() & {"script", "img"}
     assert not {name for name, _ in page.attributes} & {"onerror", "src"}
-    assert page.text.count(MARKUP) >= 5 + 3 + 1
+    assert page.text.count(MARKUP) >= 5 + 3 + 2
 
 
 @pytest.mark.parametrize("name", ["a $b_{ $c", "$5 or $6", "要約", "naïve \\frac", "_private", "a\tb", "line\nend"])

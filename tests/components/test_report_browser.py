@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.browser import CHROMIUM, Browser, browsing
-from tests.components.test_report import MARKUP, inputs, write_page
+from tests.components.test_report import MARKUP, inputs, rule, write_page
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -61,7 +61,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with everything that one can hold, and with names that are hard to hold."""
     folder = tmp_path_factory.mktemp("report")
     pinned = {"dataset": f"org/data@{'a' * 40}", "dataset_digest": f"sha256:{'b' * 64}", "base_model": "/models/base"}
-    write_page(folder, whole(), pinned=pinned, configuration={"epochs": 2}, price_per_accelerator_hour=2.5)
+    write_page(
+        folder, whole(), pinned=pinned, configuration={"epochs": 2, "model_name": "faq"}, price_per_accelerator_hour=2.5
+    )
     return folder / "new" / "report.html"
 
 
@@ -69,19 +71,25 @@ def whole() -> dict[str, Any]:
     """The figures of a run, each part present."""
     content = inputs()
     figures = content["evaluation"]
-    part = {"models": figures["models"], "tuned_minus": figures["tuned_minus"]}
+    part = {name: figures[name] for name in ("models", "tuned_minus", "tuned_over")}
     figures["corpora"] = {"wikitext": part}
     figures["groups"] = {"category": {"open_qa": part, "closed_qa": part}}
     figures["generation"] = {"prompts": 4, "max_new_tokens": 96, "models": {"tuned": {"stop_rate": 0.75}}}
+    score, difference = {"value": 0.568, "stderr": 0.008}, {"interval": [-0.125, -0.085]}
+    acc = {"higher_is_better": True, "models": dict.fromkeys(figures["models"], score)}
+    figures["tasks"] = {
+        "a_task_of_our_own": {"acc": {**acc, "tuned_minus": dict.fromkeys(("base", "champion"), difference)}}
+    }
+    record = {"id": "c" * 32, "category": "open_qa", "source": "faq.csv", "length": "0001-0063"}
+    figures["worst"] = [{**record, "perplexity": {"base": 90.5, "tuned": 70.25, "champion": 80.0}}]
     figures["samples"] = [{"question": MARKUP * 3, "reference": "x" * 300, "base": "no", "tuned": "yes"}]
     figures["records_by_category"] = {"open_qa": 9, "a_name_without_any_place_to_break_it_" * 3: 6}
     content["trained"] |= {"accelerator_hours": 1.5, "peak_memory_gib": 2.5}
     content["curves"] = [
         {**entry, "learning_rate": 1e-5, "grad_norm": 1.0, "tokens_per_second": 400.0} for entry in content["curves"]
     ]
-    reason = "improves on the base model: 0.9000 bits per byte, must be < 1.2000 (base 1.2000 less 0.0%)"
-    rule = {"rule": "improves on the base model", "passed": True, "value": 0.9, "limit": 1.2, "reason": reason}
-    content["verdict"] |= {"reasons": [reason], "rules": [rule, {**rule, "passed": False}]}
+    missed = rule(passed=False, would_pass="min_improvement: 0.1999 would have passed")
+    content["verdict"] |= {"verdict": "rejected", "rules": [rule(), missed]}
     return content
 
 
