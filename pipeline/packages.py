@@ -79,7 +79,7 @@ def spec_of(version: Any) -> dict[str, Any]:
 def find_pipeline(api: Api, name: str) -> str:
     """The id of a pipeline: the namespace's own, or one that all share; empty where there is none."""
     for namespace in dict.fromkeys((api.endpoint.namespace, "")):
-        where = {"namespace": namespace} if namespace else {}
+        where: dict[str, Any] = {"namespace": namespace} if namespace else {}
         found = api.call(
             api.pipelines.pipeline_service_list_pipelines, filter=equals(display_name=name), page_size=2, **where
         ).pipelines
@@ -190,5 +190,5 @@ def experiment(api: Api, name: str) -> str:
     return str(made.experiment_id)
 
 
-def _namespace(api: Api) -> dict[str, str]:
+def _namespace(api: Api) -> dict[str, Any]:
     return {"namespace": api.endpoint.namespace} if api.endpoint.namespace else {}

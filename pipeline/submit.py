@@ -15,7 +15,7 @@ import yaml
 from components.errors import ParameterError, PipelineError
 from pipeline import arguments as values
 from pipeline.compile import COMMITTED, compile_profile
-from pipeline.endpoint import add_arguments, endpoint_of
+from pipeline.connect import connect, seconds, server_flags
 from pipeline.kfp_api import Api, RefusedError
 from pipeline.packages import (
     Package,
@@ -44,7 +44,6 @@ from pipeline.runs import (
     rows,
     spec_of_run,
 )
-from pipeline.settings import Settings, load
 
 LATEST = "latest"
 MOST_LISTED = 20
@@ -72,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> int:
         given = _values(arguments)
         if arguments.dry_run:
             return _say_only(arguments, package, given)
-        api = _api(arguments)
+        api = connect(arguments, "submit")
         if arguments.version:
             version = _named_version(api, arguments, package)
             spec, uploaded = spec_of(version), False
@@ -156,14 +155,14 @@ def _upload(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             print(f"would upload {package.version} of {pipeline}, {package.digest}, unless the server has it")
             return 0
-        version, uploaded = upload(_api(arguments), package, pipeline)
+        version, uploaded = upload(connect(arguments, "submit"), package, pipeline)
     print(f"{version.display_name} {version.pipeline_version_id} ({'uploaded' if uploaded else 'was there'})")
     return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    api = _api(arguments)
-    where: dict[str, str] = {"namespace": api.endpoint.namespace} if api.endpoint.namespace else {}
+    api = connect(arguments, "submit")
+    where: dict[str, Any] = {"namespace": api.endpoint.namespace} if api.endpoint.namespace else {}
     if arguments.experiment:
         found = find_experiment(api, arguments.experiment)
         if not found:
@@ -180,7 +179,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _wait(arguments: argparse.Namespace) -> int:
-    api = _api(arguments)
+    api = connect(arguments, "submit")
     run = get_run(api, arguments.run)
     print(f"link        {_link(api, run.run_id)}", flush=True)
     return _wait_for(api, run.run_id, spec_of_run(api, run), arguments)
@@ -201,7 +200,7 @@ def _wait_for(api: Api, run_id: str, spec: dict[str, Any], arguments: argparse.N
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    api = _api(arguments)
+    api = connect(arguments, "submit")
     run = get_run(api, arguments.run)
     spec = spec_of_run(api, run)
     table = rows(run, spec)
@@ -217,7 +216,7 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 
 def _terminate(arguments: argparse.Namespace) -> int:
-    api = _api(arguments)
+    api = connect(arguments, "submit")
     run = get_run(api, arguments.run)
     if run.state in ENDED:
         print(f"{run.run_id} has ended: {run.state}")
@@ -228,7 +227,7 @@ def _terminate(arguments: argparse.Namespace) -> int:
 
 
 def _retry(arguments: argparse.Namespace) -> int:
-    api = _api(arguments)
+    api = connect(arguments, "submit")
     run = get_run(api, arguments.run)
     if run.state not in (FAILED, "CANCELED"):
         raise ParameterError(f"run {run.run_id} is {run.state}; only a failed or canceled one can be retried")
@@ -245,7 +244,7 @@ def _retry(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     from pipeline.compare import as_text, compare
 
-    table = compare(_api(arguments), arguments.run, arguments.other, arguments.all)
+    table = compare(connect(arguments, "submit"), arguments.run, arguments.other, arguments.all)
     print(as_text(table, (arguments.run[:8], arguments.other[:8])))
     return 0
 
@@ -260,20 +259,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "retry": _retry,
     "compare": _compare,
 }
-
-
-def _api(arguments: argparse.Namespace) -> Api:
-    endpoint = endpoint_of(arguments, _settings(arguments).kfp)
-    return Api(
-        endpoint,
-        patience=arguments.patience,
-        timeout=arguments.timeout,
-        say=lambda text: print(f"submit: {text}", file=sys.stderr, flush=True),
-    )
-
-
-def _settings(arguments: argparse.Namespace) -> Settings:
-    return load(arguments.profile or "default")
 
 
 @contextmanager
@@ -301,19 +286,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pipeline.submit",
         description="Runs on a KFP server. Without a command: run; its flags: python -m pipeline.submit run --help.",
     )
-    server = argparse.ArgumentParser(add_help=False)
-    server.add_argument("--profile", help="a shipped profile's name, or a YAML file; its pipeline is compiled now")
-    add_arguments(server)
-    server.add_argument(
-        "--patience",
-        type=_seconds,
-        default=120.0,
-        metavar="S",
-        help="seconds for which a server that was there is asked again (%(default)s)",
-    )
-    server.add_argument(
-        "--timeout", type=_seconds, default=60.0, metavar="S", help="seconds for one answer (%(default)s)"
-    )
+    server = server_flags()
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument(
         "--pipeline-file", type=Path, metavar="FILE", help=f"a compiled pipeline (default: {COMMITTED.name})"
@@ -321,8 +294,8 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--pipeline", metavar="NAME", help="the pipeline's name on the server (default: the file's)")
     source.add_argument("--dry-run", action="store_true", help="send nothing; print what would be sent")
     waiting = argparse.ArgumentParser(add_help=False)
-    waiting.add_argument("--poll", type=_seconds, default=5.0, metavar="S", help="seconds between looks (%(default)s)")
-    waiting.add_argument("--wait-timeout", type=_seconds, default=0.0, metavar="S", help="end waiting then; 0: never")
+    waiting.add_argument("--poll", type=seconds, default=5.0, metavar="S", help="seconds between looks (%(default)s)")
+    waiting.add_argument("--wait-timeout", type=seconds, default=0.0, metavar="S", help="end waiting then; 0: never")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", parents=[server, source, waiting], help="submit a run")
@@ -360,13 +333,6 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("other", metavar="OTHER", help="another run's id")
     comparing.add_argument("--all", action="store_true", help="also the parameters that are the same")
     return parser
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e7:
-        raise argparse.ArgumentTypeError("must be seconds, at least 0")
-    return value
 
 
 if __name__ == "__main__":

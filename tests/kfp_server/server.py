@@ -94,6 +94,7 @@ class State:
     namespaces: dict[str, set[str]] = field(default_factory=dict)  # whom a namespace lets in; none: one user
     expire_after: int | None = None  # requests, until no token is accepted any more
     script: Callable[[str], Play] = Play
+    mistakes: list[str] = field(default_factory=list)
 
 
 class Server:
@@ -243,6 +244,7 @@ class Server:
             "runtime_config": _doubled(body.get("runtime_config", {})),
             "service_account": body.get("service_account") or "pipeline-runner",
             "namespace": self.state.experiments[body["experiment_id"]]["namespace"],
+            "trigger": _in_utc(body["trigger"]),
         }
         self.state.recurring[made["recurring_run_id"]] = made
         return "V2beta1RecurringRun", made
@@ -408,6 +410,9 @@ class _Handler(BaseHTTPRequestHandler):
             check(model, value)
         except RefusedError as error:
             return error.status, _error(error.status, str(error))
+        except (AssertionError, KeyError, ValueError) as error:  # the server's own mistake, or a request KFP has not
+            server.state.mistakes.append(f"{self.command} {path}: {error!r}")
+            return 501, _error(501, repr(error))
         return 200, json.dumps(value).encode()
 
     def _refused(self) -> int:
@@ -465,6 +470,15 @@ def _doubled(config: Thing) -> Thing:
         for name, value in config.get("parameters", {}).items()
     }
     return {**config, "parameters": parameters}
+
+
+def _in_utc(trigger: Thing) -> Thing:
+    """KFP answers times as protobuf writes them, whatever their offset was."""
+    cron = dict(trigger["cron_schedule"])
+    for name in ("start_time", "end_time"):
+        if cron.get(name):
+            cron[name] = datetime.fromisoformat(cron[name]).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"cron_schedule": cron}
 
 
 def check(model: str, value: Any) -> None:
