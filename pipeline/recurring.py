@@ -123,7 +123,7 @@ def _change(name: str, wanted: list[Wanted], present: list[Present]) -> Change:
 
 def _told(make: list[Wanted], drop: list[Present]) -> list[tuple[str, str, str]]:
     """The differences of what is replaced, or the facts of what is new."""
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for one in make:
         names = {"pipeline": one.entry.pipeline, "version": one.entry.version, "experiment": one.entry.experiment}
         before = next((other for other in drop if other.part == one.part.key), drop[0] if drop else None)

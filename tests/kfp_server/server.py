@@ -6,6 +6,7 @@ that stand behind a step, schedules that cannot be changed, tokens that expire. 
 kfp-server-api's own models before it is sent. Faults are put before or after the work of a request.
 """
 
+import functools
 import json
 import re
 import threading
@@ -151,7 +152,7 @@ class Server:
             raise RefusedError(400, "Failed to create a pipeline version due to missing pipeline id")
         if any((v["pipeline_id"], v["name"]) == (pipeline, name) for v in self.state.versions.values()):
             raise RefusedError(409, "Failed to create a pipeline version")
-        documents = list(yaml.safe_load_all(body))
+        documents = _documents(body)
         spec = {"pipeline_spec": documents[0], "platform_spec": documents[1]} if len(documents) > 1 else documents[0]
         made = {
             "pipeline_id": pipeline,
@@ -361,6 +362,7 @@ _ROUTES: list[tuple[str, str, Callable[..., tuple[str, Thing]]]] = [
 class _Handler(BaseHTTPRequestHandler):
     server_state: Server
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a small answer would else wait for the client's acknowledgement
 
     def do_GET(self) -> None:
         self._serve()
@@ -470,6 +472,11 @@ def _doubled(config: Thing) -> Thing:
         for name, value in config.get("parameters", {}).items()
     }
     return {**config, "parameters": parameters}
+
+
+@functools.cache
+def _documents(text: bytes) -> list[Any]:
+    return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def _in_utc(trigger: Thing) -> Thing:
