@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def check(values: Mapping[str, Any], spec: Mapping[str, Any], texts: bool = Fals
     checked = {}
     for name, value in values.items():
         if name not in known:
-            raise ParameterError(f"unknown parameter {name!r}; allowed: {', '.join(known)}")
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}? Allowed" if near else "allowed"
+            raise ParameterError(f"unknown parameter {name!r}; {hint}: {', '.join(known)}")
         checked[name] = _typed(name, value, known[name]["parameterType"], texts)
     return checked
 

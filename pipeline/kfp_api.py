@@ -244,7 +244,7 @@ def _source(endpoint: Endpoint) -> str:
 
 def _reason(error: Exception) -> str:
     text = str(error).rpartition("] ")[2] if "[Errno" in str(error) else str(error).rpartition(": ")[2]
-    return "no answer in time" if isinstance(error, ConnectTimeoutError) else text.rstrip(").") or "no connection"
+    return "no answer in time" if "timed out" in str(error) else text.rstrip(").") or "no connection"
 
 
 def _said(error: Any) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -151,7 +150,7 @@ def _is_time(value: datetime | None) -> bool:
     return value is not None and value.year > 1970
 
 
-def follow(api: Api, run_id: str, spec: dict[str, Any], *, poll: float, limit: float, out: TextIO = sys.stdout) -> Any:
+def follow(api: Api, run_id: str, spec: dict[str, Any], *, poll: float, limit: float, out: TextIO) -> Any:
     """Waits for a run's end, with a table of its steps on a terminal and a line a change elsewhere.
 
     Args:

@@ -186,7 +186,7 @@ def _wait(arguments: argparse.Namespace) -> int:
 
 
 def _wait_for(api: Api, run_id: str, spec: dict[str, Any], arguments: argparse.Namespace) -> int:
-    run = follow(api, run_id, spec, poll=arguments.poll, limit=arguments.wait_timeout)
+    run = follow(api, run_id, spec, poll=arguments.poll, limit=arguments.wait_timeout, out=sys.stdout)
     spent = duration((run.finished_at - run.created_at).total_seconds()) if run.finished_at else "?"
     print(f"{run.state} after {spent}")
     if run.state in (SUCCEEDED, "SKIPPED"):

@@ -58,6 +58,7 @@ class Fault:
         retry_after: seconds that the answer asks for.
         page: a body of HTML, as a proxy's.
         hang: seconds before the answer.
+        later: whether the request's work is done after all, when such a request comes again.
     """
 
     call: str
@@ -67,6 +68,7 @@ class Fault:
     retry_after: int | None = None
     page: str = ""
     hang: float = 0.0
+    later: bool = False
 
 
 class RefusedError(Exception):
@@ -95,6 +97,8 @@ class State:
     namespaces: dict[str, set[str]] = field(default_factory=dict)  # whom a namespace lets in; none: one user
     expire_after: int | None = None  # requests, until no token is accepted any more
     script: Callable[[str], Play] = Play
+    late: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
+    on_refusal: Callable[[], None] = lambda: None
     mistakes: list[str] = field(default_factory=list)
 
 
@@ -386,9 +390,14 @@ class _Handler(BaseHTTPRequestHandler):
                 fault.times -= 1
                 if not fault.times:
                     server.state.faults.remove(fault)
+            query = {name: values[0] for name, values in parse_qs(target.query).items()}
             if fault is None or fault.after:
-                query = {name: values[0] for name, values in parse_qs(target.query).items()}
+                for late in [late for late in server.state.late if late[0] == call]:
+                    server.state.late.remove(late)
+                    self._work(target.path, *late[1:])
                 status, answer = self._work(target.path, query, body)
+            elif fault.later:
+                server.state.late.append((call, query, body))
         if fault is None:
             self._send(status, answer)
         elif fault.hang:
@@ -426,6 +435,7 @@ class _Handler(BaseHTTPRequestHandler):
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         cookie = self.headers.get("Cookie") or ""
         if (state.tokens or state.cookies) and token not in state.tokens and cookie not in state.cookies:
+            state.on_refusal()
             return 401
         asked = parse_qs(urlsplit(self.path).query).get("namespace", [""])[0]
         return 403 if asked in state.namespaces and token not in state.namespaces[asked] else 0
