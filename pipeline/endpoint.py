@@ -2,14 +2,14 @@
 
 import argparse
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from components.errors import ParameterError
 
-# A pod's name for the API, and where Kubernetes puts its token for KFP (see the manifests of KFP's multi-user mode).
-IN_CLUSTER = "http://ml-pipeline.{namespace}.svc.cluster.local:8888"
+# What kfp.Client takes in a pod as well: the API's name in the cluster, and where the token for it is mounted.
+IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 POD_TOKEN = "/var/run/secrets/kubeflow/pipelines/token"  # noqa: S105  # a path
 POD = "KUBERNETES_SERVICE_HOST"
 # What each field is read from. The first two and the pod's token are kfp.Client's own names.
@@ -32,11 +32,10 @@ class Endpoint:
         host: The API's address, such as https://kubeflow.example.com/pipeline; empty: the one of the cluster that
             this process runs in.
         ui: The address that links start with, where it is not the host.
-        namespace: The user's namespace where KFP is multi-user; empty where it is not. In a pod without a host also
-            the namespace that KFP runs in, kubeflow unless set.
+        namespace: The user's namespace where KFP is multi-user; empty where it is not.
         token_file: A file with a bearer token, read anew for each request, so that it may be renewed at any time.
         cookie_file: A file with the cookies of a browser's session, as name=value; name=value.
-        ca_file: Certificates to trust beside the usual ones, PEM.
+        ca_file: Certificates to trust in place of the usual ones, PEM.
         time_zone: The zone in which the server's scheduler reads cron, its CRON_SCHEDULE_TIMEZONE.
     """
 
@@ -61,7 +60,7 @@ class Endpoint:
     @property
     def address(self) -> str:
         """Where the API is asked."""
-        return (self.host or IN_CLUSTER.format(namespace="kubeflow")).rstrip("/")
+        return (self.host or IN_CLUSTER).rstrip("/")
 
     @property
     def links(self) -> str:
@@ -129,8 +128,3 @@ def endpoint_of(arguments: argparse.Namespace, profile: Endpoint) -> Endpoint:
             f"no KFP server: give --host, set {VARIABLES['host']}, or write host under kfp in a profile"
         )
     return endpoint
-
-
-def field_names() -> tuple[str, ...]:
-    """What a profile's kfp section may say."""
-    return tuple(entry.name for entry in fields(Endpoint))
