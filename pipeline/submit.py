@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import kfp_server_api as kfp
 import yaml
 
 from components.errors import ParameterError, PipelineError
@@ -80,8 +81,10 @@ def _run(arguments: argparse.Namespace) -> int:
             spec, wanted = package.spec, _checked(given, package.spec)
             version, uploaded = upload(api, package, arguments.pipeline or package.name)
     print(f"version     {version.display_name} ({'uploaded' if uploaded else 'was there'})", flush=True)
-    body = _body(
-        arguments, version.pipeline_id, version.pipeline_version_id, experiment(api, arguments.experiment), wanted
+    body = _body(arguments, package, wanted)
+    body.experiment_id = experiment(api, arguments.experiment)
+    body.pipeline_version_reference = kfp.V2beta1PipelineVersionReference(
+        pipeline_id=version.pipeline_id, pipeline_version_id=version.pipeline_version_id
     )
     run, new = create_once(api, body, arguments.once or uuid.uuid4().hex)
     print(f"run         {run.run_id} ({'submitted' if new else 'was there: --once'})")
@@ -97,18 +100,12 @@ def _checked(given: tuple[dict[str, Any], dict[str, str]], spec: dict[str, Any])
     return wanted
 
 
-def _body(
-    arguments: argparse.Namespace, pipeline: str, version: str, experiment_id: str, wanted: dict[str, Any]
-) -> Any:
-    import kfp_server_api as kfp
-
+def _body(arguments: argparse.Namespace, package: Package, wanted: dict[str, Any]) -> Any:
+    """The run, without what only the server can tell."""
+    pipeline = arguments.pipeline or package.name
     return kfp.V2beta1Run(
-        display_name=arguments.name or f"{arguments.pipeline or 'private-llm'} {datetime.now(UTC):%Y-%m-%d %H-%M-%S}",
+        display_name=arguments.name or f"{pipeline} {datetime.now(UTC):%Y-%m-%d %H-%M-%S}",
         description=arguments.description or None,
-        experiment_id=experiment_id,
-        pipeline_version_reference=kfp.V2beta1PipelineVersionReference(
-            pipeline_id=pipeline, pipeline_version_id=version
-        ),
         runtime_config=kfp.V2beta1RuntimeConfig(parameters=wanted, pipeline_root=arguments.pipeline_root or None),
         service_account=arguments.service_account or None,
     )
@@ -117,7 +114,7 @@ def _body(
 def _say_only(arguments: argparse.Namespace, package: Package, given: tuple[dict[str, Any], dict[str, str]]) -> int:
     """--dry-run: what would be sent, without asking the server anything."""
     named = arguments.version
-    body = _body(arguments, "", "", "", given[0] | given[1] if named else _checked(given, package.spec))
+    body = _body(arguments, package, given[0] | given[1] if named else _checked(given, package.spec))
     said: dict[str, Any] = {
         "pipeline": arguments.pipeline or package.name,
         "version": named or package.version,

@@ -39,6 +39,7 @@ class Play:
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     done: int = 0
     seen: int = 0
+    ends: list[str] = field(default_factory=list)  # when each step was over
 
     def learn(self, spec: dict[str, Any]) -> None:
         """The steps of the run's pipeline."""
@@ -51,6 +52,11 @@ class Play:
 
     def look(self, run: dict[str, Any], now: str) -> None:
         """Goes on by one look and writes down how the run stands."""
+        self._go_on(run, now)
+        self.ends += [now] * (self.done - len(self.ends))
+        run["run_details"] = {"task_details": list(self._details(run, now))}
+
+    def _go_on(self, run: dict[str, Any], now: str) -> None:
         if run["state"] == "CANCELING":
             run |= {"state": "CANCELED", "finished_at": now}
         if run["state"] in ("PENDING", "RUNNING"):
@@ -65,7 +71,6 @@ class Play:
                 run |= {"state": "FAILED", "finished_at": now, "error": {"code": 13, "message": "a step has failed"}}
             elif self.done >= len(self.names):
                 run |= {"state": "SUCCEEDED", "finished_at": now}
-        run["run_details"] = {"task_details": list(self._details(run, now))}
 
     def pods(self) -> dict[str, str]:
         """The steps by the names of their last pods, as Argo names them."""
@@ -93,23 +98,27 @@ class Play:
             state = "SUCCEEDED" if begun else {"RUNNING": "RUNNING"}.get(run["state"], "FAILED")
             state = "FAILED" if begun and step == self.fails_at else state
             path = f"{workflow}.root.{'.'.join((*self.groups[step], step))}.executor"
-            yield self._task(run, f"{step}-driver", "SUCCEEDED", now, [f"{workflow}-{fnv1a(path)}"])
-            yield self._task(run, step, state, now, [f"{workflow}-{fnv1a(path)}"])
+            first = self.ends[place - 1] if place else run["created_at"]
+            last = self.ends[place] if begun else now
+            yield self._task(run, f"{step}-driver", "SUCCEEDED", first, [f"{workflow}-{fnv1a(path)}"], first)
+            yield self._task(run, step, state, last, [f"{workflow}-{fnv1a(path)}"], first)
             tries = 2 if step in self.retried else 1
             pods = [f"{workflow}-{fnv1a(f'{path}({number})')}" for number in range(tries)]
-            yield self._task(run, "executor", state, now, pods)
+            yield self._task(run, "executor", state, last, pods, first)
             for number in range(tries):
-                last = state if number == tries - 1 else "FAILED"
-                yield self._task(run, f"executor({number})", last, now, [])
+                outcome = state if number == tries - 1 else "FAILED"
+                yield self._task(run, f"executor({number})", outcome, last, [], first)
 
-    def _task(self, run: dict[str, Any], name: str, state: str, now: str, children: list[str]) -> dict[str, Any]:
+    def _task(
+        self, run: dict[str, Any], name: str, state: str, now: str, children: list[str], begun: str = ""
+    ) -> dict[str, Any]:
         over = state in ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
         return {
             "run_id": run["run_id"],
             "task_id": f"{run['run_id']}/{name}",
             "display_name": name,
             "create_time": run["created_at"],
-            "start_time": run["created_at"],
+            "start_time": begun or run["created_at"],
             "end_time": now if over else EPOCH,
             "state": state,
             "execution_id": "0",
