@@ -2,14 +2,13 @@
 
 import argparse
 import difflib
-import hashlib
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from components import __version__
 from components.errors import PipelineError
+from pipeline.packages import version_name
 from pipeline.settings import PACKAGE, load
 
 COMMITTED = PACKAGE / "private_llm.yaml"
@@ -31,7 +30,7 @@ def compile_profile(profile: str, format: str = "kfp") -> str:
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
     # KFP refuses to change a version, so each content has a version of its own name.
-    version = f"{story.name}-{__version__}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    version = version_name(story.name, text)
     options = KubernetesManifestOptions(pipeline_version_name=version, include_pipeline_manifest=True)
     return _written(story, kubernetes_manifest_format=True, kubernetes_manifest_options=options)
 

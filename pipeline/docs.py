@@ -1,14 +1,19 @@
-"""python -m pipeline.docs: writes the README's table of parameters from pipeline.parameters."""
+"""python -m pipeline.docs: writes what documents show of the code: the table of parameters, the picture of steps."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
+from pipeline.compile import COMMITTED
+from pipeline.packages import read_package
 from pipeline.parameters import Parameters, allowed
+from pipeline.picture import as_mermaid
 
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- parameters:begin -->", "<!-- parameters:end -->"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = (README, ROOT / "docs" / "ui.md")
 
 
 def table() -> str:
@@ -21,26 +26,44 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def picture() -> str:
+    """The steps of the shipped pipeline, drawn from its YAML."""
+    return f"```mermaid\n{as_mermaid(read_package(COMMITTED).spec)}\n```"
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"parameters": table, "picture": picture}
+
+
 def rendered(text: str) -> str:
-    """A document with the table between its markers renewed."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    """A document with what stands between its markers renewed."""
+    for name, write in SECTIONS.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if begin in text:
+            before, _, rest = text.partition(begin)
+            _, _, after = rest.partition(end)
+            text = f"{before}{begin}\n{write()}\n{end}{after}"
+    return text
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 1 when --check finds the README stale."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.docs", description="Write the README's parameter table.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when the table is stale")
+    """Returns the exit code: 0, or 1 when --check finds a document stale."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.docs",
+        description="Write the README's table of parameters, and the picture of the steps there and in docs/ui.md.",
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a document is stale")
     arguments = parser.parse_args(argv)
-    present = README.read_text(encoding="utf-8")
-    wanted = rendered(present)
-    if arguments.check:
+    stale = []
+    for document in DOCUMENTS:
+        present = document.read_text(encoding="utf-8")
+        wanted = rendered(present)
         if present != wanted:
-            print(f"docs: {README} is stale; run python -m pipeline.docs and commit it", file=sys.stderr)
-            return 1
-    else:
-        README.write_text(wanted, encoding="utf-8")
+            stale.append(document)
+        if not arguments.check:
+            document.write_text(wanted, encoding="utf-8")
+    if arguments.check and stale:
+        print(f"docs: {stale[0]} is stale; run python -m pipeline.docs and commit it", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -11,6 +11,7 @@ import yaml
 from components.errors import ParameterError
 from components.sources import cache_folder
 from components.train.trainjob import JobSettings, settings_as_values
+from pipeline.endpoint import Endpoint
 from pipeline.parameters import Parameters
 
 PACKAGE = Path(__file__).parent
@@ -147,6 +148,7 @@ class Settings:
         storage: Where a TrainJob finds its input and leaves the model.
         trainjob: What TrainJobs are given beside the resources and nodes of train.
         ttl: Seconds after which a finished run's pods and workspace are removed; 0: never.
+        kfp: The server that pipeline.submit and pipeline.schedule talk to.
         parameters: What runs take unless told otherwise.
     """
 
@@ -162,6 +164,7 @@ class Settings:
     storage: Storage = field(default_factory=Storage)
     trainjob: JobSettings = field(default_factory=JobSettings)
     ttl: int = 0
+    kfp: Endpoint = field(default_factory=Endpoint)
     parameters: Parameters = field(default_factory=Parameters)
 
     def __post_init__(self) -> None:

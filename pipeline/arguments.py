@@ -1,0 +1,112 @@
+"""The values of a run, checked against the compiled pipeline before anything is sent."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.errors import ParameterError
+from components.sources import where
+from pipeline.parameters import Parameters
+
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "STRING": ((str,), "text"),
+    "NUMBER_INTEGER": ((int,), "a whole number"),
+    "NUMBER_DOUBLE": ((int, float), "a number"),
+    "BOOLEAN": ((bool,), "true or false"),
+    "LIST": ((list,), "a list"),
+    "STRUCT": ((dict,), "a mapping"),
+}
+READ_BY_PODS = ("dataset", "base_model", "gate_rules")  # what no pod finds when it lies beside the one who submits
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Parameters from a YAML file: a mapping of names to values.
+
+    Raises:
+        ParameterError: no such file, or it holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(f"--params {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"--params {path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"--params {path}: must be a mapping of parameters to values")
+    return content
+
+
+def check(values: Mapping[str, Any], spec: Mapping[str, Any], texts: bool = False) -> dict[str, Any]:
+    """Values as KFP takes them.
+
+    Args:
+        values: by parameter.
+        spec: the compiled pipeline.
+        texts: whether they are texts of a command line, to be read by their type.
+
+    Raises:
+        ParameterError: a name that the pipeline does not have, a missing one, or a value that is not allowed.
+    """
+    known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    checked = {}
+    for name, value in values.items():
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}? Allowed" if near else "allowed"
+            raise ParameterError(f"unknown parameter {name!r}; {hint}: {', '.join(known)}")
+        checked[name] = _typed(name, value, known[name]["parameterType"], texts)
+    return checked
+
+
+def check_whole(values: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    """Checks what a run would have: nothing missing, and the ranges and relations that the YAML cannot say.
+
+    Raises:
+        ParameterError: the first that does not hold.
+    """
+    known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    missing = [
+        name
+        for name, entry in known.items()
+        if name not in values and not entry.get("isOptional", "defaultValue" in entry)
+    ]
+    if missing:
+        raise ParameterError(f"{missing[0]} is missing; the pipeline has no default for it")
+    ours = {entry.name: entry.type for entry in fields(Parameters)}
+    whole = {name: values.get(name, entry.get("defaultValue")) for name, entry in known.items() if name in ours}
+    Parameters(**{name: _as(ours[name], value) for name, value in whole.items() if value is not None})
+    for name in READ_BY_PODS:
+        value = str(values.get(name, ""))
+        beside = value and "\n" not in value and where(value) == "local" and not value.startswith(("/", "file:///"))
+        if beside and not value.startswith(("[", "{", "-")):
+            raise ParameterError(
+                f"{name}={value!r} is a path on this machine, which no pod can read; give a hub id, a URI, or the path "
+                "of a volume that the pods mount"
+            )
+
+
+def _typed(name: str, value: Any, kind: str, text: bool) -> Any:
+    types, words = KINDS[kind]
+    if text and kind != "STRING":
+        try:
+            value = yaml.safe_load(value)
+            value = float(value) if kind == "NUMBER_DOUBLE" and isinstance(value, str) else value  # 5e-6
+        except (yaml.YAMLError, ValueError):
+            raise ParameterError(f"{name}={value!r} must be {words}") from None
+    if not text and kind == "NUMBER_DOUBLE" and isinstance(value, str):  # YAML 1.1 takes 5e-6 for text
+        try:
+            value = float(value)
+        except ValueError:
+            raise ParameterError(f"{name}={value!r} must be {words}") from None
+    if not isinstance(value, types) or (isinstance(value, bool) and kind != "BOOLEAN"):
+        raise ParameterError(f"{name}={value!r} must be {words}")
+    return value
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """A value of a compiled pipeline, which has whole numbers as 2.0, as the type that it is here."""
+    return int(value) if kind is int and isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,282 @@
+"""KFP's REST API by its own client, kfp-server-api, with the patience and the plain errors that a command needs.
+
+What may be asked again after a fault is asked again, with growing pauses. What may not, such as creating a run, raises
+LostAnswerError, so that its caller looks for what it may have made first.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import kfp_server_api as kfp
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationParseError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+)
+
+from components.errors import PipelineError, UserError
+from pipeline.endpoint import COOKIE, TOKEN, Endpoint
+
+PAGE = 100
+FIRST_PATIENCE = 6.0  # seconds for a server that has never answered: its address is more likely wrong than its network
+MOST_TRIES_OF_500 = 4  # KFP answers 500 to what will never work as well
+PAUSES = (0.5, 30.0)  # seconds, the first and the longest
+
+
+class KfpError(PipelineError):
+    """The KFP server failed, or did not answer in time."""
+
+
+class NotFoundError(KfpError):
+    """What was asked for is not on the server."""
+
+
+class ConflictError(KfpError):
+    """There is one of this name already."""
+
+
+class LostAnswerError(KfpError):
+    """A request may have been carried out, but its answer did not come."""
+
+
+class RefusedError(UserError):
+    """The server refuses what it was asked, or whom it was asked by; or it is not where it was said to be."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time, as the real one unless a test has its own."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass
+class Api:
+    """One server, asked with patience.
+
+    Args:
+        endpoint: where it is, and as whom it is asked.
+        patience: seconds for which a server that answered before is asked again while it does not.
+        timeout: seconds for one answer.
+    """
+
+    endpoint: Endpoint
+    patience: float = 120.0
+    timeout: float = 60.0
+    clock: Clock = field(default_factory=Clock)
+    say: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        configuration = kfp.Configuration(host=self.endpoint.address)
+        configuration.retries = False  # urllib3's own would neither wait nor tell
+        if self.endpoint.ca_file:
+            configuration.ssl_ca_cert = self.endpoint.ca_file
+        self._configuration, self._client = configuration, kfp.ApiClient(configuration)
+        self._answered = False
+        self.runs = kfp.RunServiceApi(self._client)
+        self.experiments = kfp.ExperimentServiceApi(self._client)
+        self.pipelines = kfp.PipelineServiceApi(self._client)
+        self.uploads = kfp.PipelineUploadServiceApi(self._client)
+        self.recurring = kfp.RecurringRunServiceApi(self._client)
+
+    def call(self, function: Callable[..., Any], *arguments: Any, repeatable: bool = True, **named: Any) -> Any:
+        """What one of kfp-server-api's functions answers.
+
+        Args:
+            repeatable: whether asking twice does no more than asking once.
+
+        Raises:
+            RefusedError: 400, 401, 403, or no KFP server there.
+            NotFoundError, ConflictError: 404, 409.
+            LostAnswerError: not repeatable, and it may have been carried out.
+            KfpError: any other failure, after patience.
+        """
+        begun, tries = self.clock.monotonic(), 0
+        while True:
+            tries += 1
+            sent = self._authenticate()
+            try:
+                answer = function(*arguments, _request_timeout=(min(10.0, self.timeout), self.timeout), **named)
+            except (kfp.ApiException, HTTPError) as error:
+                fault = _fault(error, self.endpoint, sent)
+            else:
+                self._check_kind(named)
+                self._answered = True
+                return answer
+            if fault.lost and not repeatable:
+                raise LostAnswerError(str(fault.error)) from None
+            patience = self.patience if self._answered or fault.answered else min(self.patience, FIRST_PATIENCE)
+            pause = fault.wait if fault.wait is not None else min(PAUSES[0] * 2 ** (tries - 1), PAUSES[1])
+            if fault.expired:
+                fault.again = self._may_be_renewed(sent)
+            given_up = self.clock.monotonic() - begun + pause > patience or (
+                fault.status == 500 and tries >= MOST_TRIES_OF_500
+            )
+            if not fault.again or given_up:
+                raise (fault.error if fault.answered or self._answered else RefusedError(str(fault.error))) from None
+            self.say(f"{fault.error}; asking again in {pause:.3g} s")
+            self.clock.sleep(pause)
+
+    def pages(self, function: Callable[..., Any], items: str, *arguments: Any, **named: Any) -> Iterator[Any]:
+        """Everything that a list function has, page by page."""
+        token = ""
+        while True:
+            page = self.call(function, *arguments, page_size=PAGE, page_token=token, **named)
+            yield from getattr(page, items) or []
+            token = page.next_page_token
+            if not token:
+                return
+
+    def log(self, run_id: str, pod: str, follow: bool = False) -> Iterator[str]:
+        """What a pod of a run has printed, line by line: from the pod, or from the server's archive.
+
+        Raises:
+            NotFoundError: neither has it.
+        """
+        path = {"run_id": run_id, "node_id": pod}
+        query = [("follow", "true")] if follow else []
+        answer = self.call(
+            self._client.call_api,
+            "/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log",
+            "GET",
+            path,
+            query,
+            {},
+            auth_settings=["Bearer"],
+            _preload_content=False,
+            _return_http_data_only=True,
+        )
+        with suppress(HTTPError):  # a stream that breaks has no more to say
+            for number, line in enumerate(_lines(answer)):
+                if number == 0 and line.startswith('{"error_message"'):  # KFP says 200 before it knows
+                    raise NotFoundError(json.loads(line).get("error_message", line))
+                yield line
+
+    def _check_kind(self, named: dict[str, Any]) -> None:
+        """kfp-server-api makes an empty object of a login page, and says nothing."""
+        if named.get("_preload_content", True) and "json" not in (
+            self._client.last_response.getheader("content-type") or ""
+        ):
+            raise RefusedError(f"{self.endpoint.address} is no KFP API: it did not answer with JSON; {_HINT}")
+
+    def _authenticate(self) -> str:
+        """Puts the credentials as they are now into the next request."""
+        token = self.endpoint.token()
+        self._configuration.api_key = {"authorization": token} if token else {}
+        self._configuration.api_key_prefix = {"authorization": "Bearer"}
+        self._client.cookie = self.endpoint.cookie() or None
+        return token or self._client.cookie or ""
+
+    def _may_be_renewed(self, sent: str) -> bool:
+        """Whether a refused credential was accepted before, or has changed since it was sent."""
+        return self._answered or self._authenticate() != sent
+
+
+@dataclass
+class _Fault:
+    """What went wrong with a request, and what follows from it.
+
+    Args:
+        again: whether asking again may help.
+        lost: whether it may have been carried out.
+        answered: whether a KFP server said so.
+        wait: seconds that the server asks for.
+    """
+
+    error: PipelineError
+    again: bool = False
+    lost: bool = False
+    answered: bool = True
+    expired: bool = False
+    status: int = 0
+    wait: float | None = None
+
+
+def _fault(error: Exception, endpoint: Endpoint, sent: str) -> _Fault:
+    host = endpoint.address
+    if isinstance(error, LocationParseError):
+        return _Fault(RefusedError(f"{host} is no address"), answered=False)
+    if isinstance(error, ConnectTimeoutError | NewConnectionError | NameResolutionError | ProxyError):
+        reason = _reason(error)
+        return _Fault(
+            KfpError(f"{host} cannot be reached: {reason}; check --host and the network"), True, answered=False
+        )
+    if isinstance(error, HTTPError):  # a timeout, or a connection that broke
+        reason = "no answer in time" if "imed out" in str(error) else "the connection broke"
+        return _Fault(KfpError(f"{host}: {reason}"), again=True, lost=True, answered=False)
+    assert isinstance(error, kfp.ApiException)
+    status, said = error.status or 0, _said(error)
+    if not status:
+        return _Fault(RefusedError(f"{host}: {said}; is its certificate trusted? --ca-file"), answered=False)
+    if status == 429:
+        return _Fault(KfpError(f"{host} is too busy (429)"), again=True, status=status, wait=_retry_after(error))
+    if status >= 500:
+        failed = KfpError(f"{host} failed ({status}): {said}")
+        return _Fault(failed, again=status != 501, lost=True, status=status, wait=_retry_after(error))
+    if status in (301, 302, 303, 307, 308, 401):
+        whose = f"the credentials ({_source(endpoint)}) were" if sent else "no token or cookie was given, and that was"
+        hint = f"renew them, or set {TOKEN}, {COOKIE} or --token-file"
+        refused = RefusedError(f"{host} asks for a login ({status}): {whose} not accepted; {hint}")
+        return _Fault(refused, expired=bool(sent), status=status)
+    kind = {404: NotFoundError, 409: ConflictError}.get(status, RefusedError)
+    note = "; the user may not do this; check --namespace and its roles" if status == 403 else ""
+    return _Fault(kind(f"{host} refused ({status}): {said}{note}"), status=status)
+
+
+_HINT = "the address of the UI usually needs /pipeline at its end"
+
+
+def _source(endpoint: Endpoint) -> str:
+    return endpoint.token_file or endpoint.cookie_file or "from the environment"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).rpartition("] ")[2] if "[Errno" in str(error) else str(error).rpartition(": ")[2]
+    return "no answer in time" if "timed out" in str(error) else text.rstrip(").") or "no connection"
+
+
+def _said(error: Any) -> str:
+    """The one sentence of an error's body that a person needs: never the whole of it, which may be a page."""
+    with suppress(ValueError, AttributeError):
+        body = json.loads(error.body)
+        text = body.get("message") or body.get("error_message") or body.get("error") or ""
+        if isinstance(text, str) and text:
+            return " ".join(text.split())[:300].rstrip(".")
+    return " ".join(str(error.reason or "no reason given").split())[:200]
+
+
+def _retry_after(error: Any) -> float | None:
+    value = (error.headers or {}).get("Retry-After") if getattr(error, "headers", None) else None
+    if not value:
+        return None
+    with suppress(ValueError, TypeError):
+        return float(value) if value.isdigit() else (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    return None
+
+
+def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[str]:
+    rest = b""
+    for chunk in answer.stream(65536):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", "replace")
+    if rest:
+        yield rest.decode("utf-8", "replace")
+
+
+def equals(**values: str) -> str:
+    """A filter of a list function: every key has exactly this value."""
+    predicates = [{"operation": "EQUALS", "key": key, "stringValue": value} for key, value in values.items()]
+    return json.dumps({"predicates": predicates})

@@ -1,0 +1,336 @@
+"""python -m pipeline.submit: runs on a KFP server: submit, list, wait, logs, terminate, retry, compare."""
+
+import argparse
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import kfp_server_api as kfp
+import yaml
+
+from components.errors import ParameterError, PipelineError
+from pipeline import arguments as values
+from pipeline.compile import COMMITTED, compile_profile
+from pipeline.connect import connect, seconds, server_flags
+from pipeline.kfp_api import Api, RefusedError
+from pipeline.packages import (
+    Package,
+    experiment,
+    find_experiment,
+    find_pipeline,
+    find_version,
+    latest_version,
+    read_package,
+    spec_of,
+    upload,
+)
+from pipeline.run import parse_pairs
+from pipeline.runs import (
+    ENDED,
+    FAILED,
+    KEY,
+    SUCCEEDED,
+    as_lines,
+    create_once,
+    duration,
+    failed_steps,
+    follow,
+    get_run,
+    log_of,
+    rows,
+    spec_of_run,
+)
+
+LATEST = "latest"
+MOST_LISTED = 20
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0; 1 for a failure, of the run too where it is waited for; 2 for bad input."""
+    words = sys.argv[1:] if argv is None else argv
+    named = bool(words) and (words[0] in COMMANDS or words[0] in ("-h", "--help"))
+    arguments = _parser().parse_args(words if named else ["run", *words])
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except PipelineError as error:
+        print(f"submit: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("submit: interrupted; a run that was made goes on: python -m pipeline.submit list", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not KEY.fullmatch(arguments.once or "x"):
+        raise ParameterError(f"--once {arguments.once!r} must be of letters, digits, dots and dashes, at most 64")
+    with _package(arguments) as package:
+        given = _values(arguments)
+        if arguments.dry_run:
+            return _say_only(arguments, package, given)
+        api = connect(arguments, "submit")
+        if arguments.version:
+            version = _named_version(api, arguments, package)
+            spec, uploaded = spec_of(version), False
+            wanted = _checked(given, spec)
+        else:
+            spec, wanted = package.spec, _checked(given, package.spec)
+            version, uploaded = upload(api, package, arguments.pipeline or package.name)
+    print(f"version     {version.display_name} ({'uploaded' if uploaded else 'was there'})", flush=True)
+    body = _body(arguments, package, wanted)
+    body.experiment_id = experiment(api, arguments.experiment)
+    body.pipeline_version_reference = kfp.V2beta1PipelineVersionReference(
+        pipeline_id=version.pipeline_id, pipeline_version_id=version.pipeline_version_id
+    )
+    run, new = create_once(api, body, arguments.once or uuid.uuid4().hex)
+    print(f"run         {run.run_id} ({'submitted' if new else 'was there: --once'})")
+    print(f"link        {_link(api, run.run_id)}", flush=True)
+    return _wait_for(api, run.run_id, spec, arguments) if arguments.wait else 0
+
+
+def _checked(given: tuple[dict[str, Any], dict[str, str]], spec: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a file under those of the command line, as KFP takes them."""
+    of_file, of_flags = given
+    wanted = {**values.check(of_file, spec), **values.check(of_flags, spec, texts=True)}
+    values.check_whole(wanted, spec)
+    return wanted
+
+
+def _body(arguments: argparse.Namespace, package: Package, wanted: dict[str, Any]) -> Any:
+    """The run, without what only the server can tell."""
+    pipeline = arguments.pipeline or package.name
+    return kfp.V2beta1Run(
+        display_name=arguments.name or f"{pipeline} {datetime.now(UTC):%Y-%m-%d %H-%M-%S}",
+        description=arguments.description or None,
+        runtime_config=kfp.V2beta1RuntimeConfig(parameters=wanted, pipeline_root=arguments.pipeline_root or None),
+        service_account=arguments.service_account or None,
+    )
+
+
+def _say_only(arguments: argparse.Namespace, package: Package, given: tuple[dict[str, Any], dict[str, str]]) -> int:
+    """--dry-run: what would be sent, without asking the server anything."""
+    named = arguments.version
+    body = _body(arguments, package, given[0] | given[1] if named else _checked(given, package.spec))
+    said: dict[str, Any] = {
+        "pipeline": arguments.pipeline or package.name,
+        "version": named or package.version,
+        "digest": "of the version on the server" if named else package.digest,
+        "experiment": arguments.experiment,
+        "name": body.display_name,
+        "description": body.description,
+        "service_account": body.service_account,
+        "pipeline_root": body.runtime_config.pipeline_root,
+        "parameters": body.runtime_config.parameters,
+    }
+    said = {name: value for name, value in said.items() if value is not None}
+    print(yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120), end="")
+    print(
+        "dry run: nothing was sent" + ("; the server's version checks the parameters" if named else ""), file=sys.stderr
+    )
+    return 0
+
+
+def _named_version(api: Api, arguments: argparse.Namespace, package: Package) -> Any:
+    pipeline = arguments.pipeline or package.name
+    pipeline_id = find_pipeline(api, pipeline)
+    if not pipeline_id:
+        raise ParameterError(f"no pipeline {pipeline!r} on {api.endpoint.address}; upload one, or check --pipeline")
+    latest = arguments.version == LATEST
+    version = latest_version(api, pipeline_id) if latest else find_version(api, pipeline_id, arguments.version)
+    if not version:
+        raise ParameterError(f"pipeline {pipeline!r} has no version {arguments.version!r}; see it in the UI")
+    return version
+
+
+def _upload(arguments: argparse.Namespace) -> int:
+    with _package(arguments) as package:
+        pipeline = arguments.pipeline or package.name
+        if arguments.dry_run:
+            print(f"would upload {package.version} of {pipeline}, {package.digest}, unless the server has it")
+            return 0
+        version, uploaded = upload(connect(arguments, "submit"), package, pipeline)
+    print(f"{version.display_name} {version.pipeline_version_id} ({'uploaded' if uploaded else 'was there'})")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    api = connect(arguments, "submit")
+    where: dict[str, Any] = {"namespace": api.endpoint.namespace} if api.endpoint.namespace else {}
+    if arguments.experiment:
+        found = find_experiment(api, arguments.experiment)
+        if not found:
+            raise ParameterError(f"no experiment {arguments.experiment!r} on {api.endpoint.address}")
+        where = {"experiment_id": found}
+    listed = api.pages(api.runs.run_service_list_runs, "runs", sort_by="created_at desc", **where)
+    print(f"{'run':<36}  {'state':<9}  {'created (UTC)':<16}  {'time':>8}  name")
+    for run, _ in zip(listed, range(arguments.limit), strict=False):
+        over = run.finished_at is not None and run.finished_at.year > 1970
+        end = run.finished_at if over else api.clock.now()
+        spent = duration((end - run.created_at).total_seconds())
+        print(f"{run.run_id:<36}  {run.state:<9}  {run.created_at:%Y-%m-%d %H:%M}  {spent:>8}  {run.display_name}")
+    return 0
+
+
+def _wait(arguments: argparse.Namespace) -> int:
+    api = connect(arguments, "submit")
+    run = get_run(api, arguments.run)
+    print(f"link        {_link(api, run.run_id)}", flush=True)
+    return _wait_for(api, run.run_id, spec_of_run(api, run), arguments)
+
+
+def _wait_for(api: Api, run_id: str, spec: dict[str, Any], arguments: argparse.Namespace) -> int:
+    run = follow(api, run_id, spec, poll=arguments.poll, limit=arguments.wait_timeout, out=sys.stdout)
+    spent = duration((run.finished_at - run.created_at).total_seconds()) if run.finished_at else "?"
+    print(f"{run.state} after {spent}")
+    if run.state in (SUCCEEDED, "SKIPPED"):
+        return 0
+    failed = failed_steps(rows(run, spec))
+    reason = " ".join((run.error.message if run.error else "").split())[:300]
+    where = f"; python -m pipeline.submit logs {run_id} {failed[0]}" if failed else ""
+    named = f" in {', '.join(failed)}" if failed else ""
+    print(f"submit: the run {run.state.lower()}{named}{': ' + reason if reason else ''}{where}", file=sys.stderr)
+    return 1
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    api = connect(arguments, "submit")
+    run = get_run(api, arguments.run)
+    spec = spec_of_run(api, run)
+    table = rows(run, spec)
+    known = [row.step for row in table]
+    if not arguments.step:
+        print("\n".join(as_lines(table, api.clock.now())))
+        return 0
+    if arguments.step not in known:
+        raise ParameterError(f"no step {arguments.step!r} in this run; it has {', '.join(known)}")
+    for line in log_of(api, run, arguments.step, arguments.follow):
+        print(line, flush=arguments.follow)
+    return 0
+
+
+def _terminate(arguments: argparse.Namespace) -> int:
+    api = connect(arguments, "submit")
+    run = get_run(api, arguments.run)
+    if run.state in ENDED:
+        print(f"{run.run_id} has ended: {run.state}")
+        return 0
+    api.call(api.runs.run_service_terminate_run, run.run_id)
+    print(f"{run.run_id} is being terminated; its TrainJob is deleted with it")
+    return 0
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    api = connect(arguments, "submit")
+    run = get_run(api, arguments.run)
+    if run.state not in (FAILED, "CANCELED"):
+        raise ParameterError(f"run {run.run_id} is {run.state}; only a failed or canceled one can be retried")
+    # KFP refuses a second retry of a run that is being retried, so this may be asked twice.
+    try:
+        api.call(api.runs.run_service_retry_run, run.run_id)
+    except RefusedError:
+        if get_run(api, run.run_id).state == run.state:
+            raise
+    print(f"{run.run_id} is retried from its failed steps\nlink        {_link(api, run.run_id)}", flush=True)
+    return _wait_for(api, run.run_id, spec_of_run(api, run), arguments) if arguments.wait else 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from pipeline.compare import as_text, compare
+
+    table = compare(connect(arguments, "submit"), arguments.run, arguments.other, arguments.all)
+    print(as_text(table, (arguments.run[:8], arguments.other[:8])))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "upload": _upload,
+    "list": _list,
+    "wait": _wait,
+    "logs": _logs,
+    "terminate": _terminate,
+    "retry": _retry,
+    "compare": _compare,
+}
+
+
+@contextmanager
+def _package(arguments: argparse.Namespace) -> Iterator[Package]:
+    """The pipeline that is meant: a file, or a profile's compiled now, or the shipped one."""
+    if arguments.pipeline_file or not arguments.profile:
+        yield read_package(arguments.pipeline_file or COMMITTED)
+        return
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "pipeline.yaml"
+        path.write_text(compile_profile(arguments.profile), encoding="utf-8")
+        yield read_package(path)
+
+
+def _values(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    return (values.read_file(arguments.params) if arguments.params else {}), parse_pairs(arguments.param)
+
+
+def _link(api: Api, run_id: str) -> str:
+    return f"{api.endpoint.links or api.endpoint.address}/#/runs/details/{run_id}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.submit",
+        description="Runs on a KFP server. Without a command: run; its flags: python -m pipeline.submit run --help.",
+    )
+    server = server_flags()
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument(
+        "--pipeline-file", type=Path, metavar="FILE", help=f"a compiled pipeline (default: {COMMITTED.name})"
+    )
+    source.add_argument("--pipeline", metavar="NAME", help="the pipeline's name on the server (default: the file's)")
+    source.add_argument("--dry-run", action="store_true", help="send nothing; print what would be sent")
+    waiting = argparse.ArgumentParser(add_help=False)
+    waiting.add_argument("--poll", type=seconds, default=5.0, metavar="S", help="seconds between looks (%(default)s)")
+    waiting.add_argument("--wait-timeout", type=seconds, default=0.0, metavar="S", help="end waiting then; 0: never")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", parents=[server, source, waiting], help="submit a run")
+    run.add_argument(
+        "--version",
+        metavar="NAME",
+        help=f"a version that the server has, or {LATEST}; none: the file's, uploaded if it is new",
+    )
+    run.add_argument("--experiment", default="Default", metavar="NAME", help="made if there is none (%(default)s)")
+    run.add_argument("--name", help="the run's name (default: the pipeline's and the time)")
+    run.add_argument("--description", help="what the UI shows of it")
+    run.add_argument("--param", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="parameters")
+    run.add_argument(
+        "--params", type=Path, metavar="FILE", help="parameters from a YAML file; --param goes before them"
+    )
+    run.add_argument("--pipeline-root", metavar="URI", help="where artifacts go, if not where the server puts them")
+    run.add_argument("--service-account", metavar="NAME", help="the pods' service account, if not the server's")
+    run.add_argument("--once", metavar="KEY", help="make no second run of this key in the experiment; a CI job's id")
+    run.add_argument("--wait", action="store_true", help="show the steps until the end; its outcome is the exit code")
+
+    commands.add_parser("upload", parents=[server, source], help="upload the version if its content is new")
+    listing = commands.add_parser("list", parents=[server], help="list runs, the youngest first")
+    listing.add_argument("--experiment", metavar="NAME", help="of one experiment")
+    listing.add_argument("--limit", type=int, default=MOST_LISTED, metavar="N", help="at most so many (%(default)s)")
+    logs = commands.add_parser("logs", parents=[server], help="what a step printed; without a step: the steps")
+    terminate = commands.add_parser("terminate", parents=[server], help="end a run and what it started")
+    wait = commands.add_parser("wait", parents=[server, waiting], help="wait for a run's end")
+    retry = commands.add_parser("retry", parents=[server, waiting], help="run a failed run's failed steps again")
+    retry.add_argument("--wait", action="store_true", help="show the steps until the end")
+    comparing = commands.add_parser("compare", parents=[server], help="two runs' parameters and metrics side by side")
+    for command in (logs, terminate, wait, retry, comparing):
+        command.add_argument("run", metavar="RUN", help="the run's id")
+    logs.add_argument("step", nargs="?", metavar="STEP")
+    logs.add_argument("--follow", action="store_true", help="until the step ends")
+    comparing.add_argument("other", metavar="OTHER", help="another run's id")
+    comparing.add_argument("--all", action="store_true", help="also the parameters that are the same")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
