@@ -37,6 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster-image", default="python:3.11-slim", help="an image with Python that it can pull")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps what reads the one run that `trained` makes on one of pytest's workers, so that it is made once."""
+    for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("trained"))
+
+
 def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
     """Writes values as JSON, one a line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
