@@ -28,6 +28,8 @@ class Placement:
         if wanted := self._settings.resources.get(step):
             _ask(task, wanted)
         _schedule(task, self._settings.scheduling.get(step, Scheduling()))
+        if seconds := self._settings.timeouts.get(step):
+            kubernetes.set_timeout(task, seconds)
         if self._settings.launcher == "trainjob" and step in STORAGE_STEPS:
             self._share(task)
         for secret in self._settings.secrets:
@@ -85,8 +87,6 @@ def _schedule(task: dsl.PipelineTask, nodes: Scheduling) -> None:
         kubernetes.add_toleration(
             task, key=taint.key, operator=taint.operator, value=taint.value or None, effect=taint.effect or None
         )
-    if nodes.timeout:
-        kubernetes.set_timeout(task, nodes.timeout)
 
 
 def _prefer(task: dsl.PipelineTask, labels: tuple[NodeLabel, ...]) -> None:

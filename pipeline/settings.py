@@ -76,19 +76,17 @@ class NodeLabel:
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduling:
-    """Which nodes a step may run on, and for how long.
+    """Which nodes a step may run on.
 
     Args:
         node_selector: Labels that the node must have.
         node_affinity: Labels that it must or should have, where one value is not enough to say it.
         tolerations: Taints that the pod tolerates.
-        timeout: Seconds until the step's pod is ended; 0: never.
     """
 
     node_selector: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     node_affinity: tuple[NodeLabel, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
-    timeout: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +138,7 @@ class Settings:
         train_image: The same for train and evaluate.
         resources: What a step asks a node for.
         scheduling: Which nodes a step may run on.
+        timeouts: Seconds after which a step's pod is ended; a step that is not named: never.
         secrets: Credentials by reference, such as a hub token or an object store's keys.
         image_pull_secrets: Secrets of the image registry, which every step's pod uses.
         shards: Into how many parts tokenize divides the records, one pod each; above 1 a join step follows.
@@ -156,6 +155,7 @@ class Settings:
     train_image: str
     resources: Mapping[str, Resources] = field(default_factory=lambda: MappingProxyType({}))
     scheduling: Mapping[str, Scheduling] = field(default_factory=lambda: MappingProxyType({}))
+    timeouts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     secrets: tuple[SecretEnv, ...] = ()
     image_pull_secrets: tuple[str, ...] = ()
     shards: int = 1
@@ -185,10 +185,14 @@ class Settings:
                 f"{', '.join(known) or 'there are none'}"
             )
         secret_steps = [step for secret in self.secrets for step in secret.steps]
-        for name, steps in (("resources", self.resources), ("scheduling", self.scheduling), ("secrets", secret_steps)):
+        named = {"resources": self.resources, "scheduling": self.scheduling, "timeouts": self.timeouts}
+        for name, steps in {**named, "secrets": secret_steps}.items():
             unknown = sorted(set(steps) - {*STEPS, *SHARDED_STEPS})
             if unknown:
                 raise ParameterError(f"profile: {name} for unknown step {unknown[0]!r}; allowed: {', '.join(STEPS)}")
+        for step, seconds in self.timeouts.items():
+            if seconds < 1:
+                raise ParameterError(f"profile: timeouts: {step}={seconds} must be at least 1")
         for name in ("retries", "ttl"):
             if getattr(self, name) < 0:
                 raise ParameterError(f"profile: {name}={getattr(self, name)} must be at least 0")

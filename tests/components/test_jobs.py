@@ -446,12 +446,12 @@ def test_queueing_does_not_count_as_running(nodes: Nodes, capsys: pytest.Capture
     def script(nodes: Nodes) -> None:
         job = nodes.job()
         nodes.server.put("trainjobs", job | {"spec": job["spec"] | {"suspend": True}})
-        time.sleep(0.4)  # longer than a job may run
+        time.sleep(2.5)  # longer than a job may run
         nodes.server.put("trainjobs", job | {"spec": job["spec"] | {"suspend": False}})
         nodes.succeed(job)
 
     settings = JobSettings(max_wait_hours=100, max_runtime_hours=1)
-    run_launcher(nodes, script, settings=settings, pace=replace(PACE, hour=0.3))
+    run_launcher(nodes, script, settings=settings, pace=replace(PACE, hour=2.0))
     assert "queued: the job is suspended until its queue admits it" in capsys.readouterr().out
 
 

@@ -156,7 +156,7 @@ def test_the_guides_examples_work(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
     kustomization, profile = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
     (tmp_path / "profile.yaml").write_text(profile, encoding="utf-8")
-    assert load(str(tmp_path / "profile.yaml")).scheduling["evaluate"].timeout == 14400
+    assert load(str(tmp_path / "profile.yaml")).timeouts["evaluate"] == 14400
     manifests = os.path.relpath(MANIFESTS, tmp_path)
     (tmp_path / "kustomization.yaml").write_text(kustomization.replace("../manifests", manifests), encoding="utf-8")
     objects = render(str(tmp_path))
@@ -225,6 +225,7 @@ def test_an_overlays_profile_compiles_and_places_the_steps_that_want_gpus(overla
     assert gpu_steps == ({"train", "evaluate"} if overlay != "kind" else set())
     assert set(settings.scheduling) == gpu_steps
     assert settings.launcher == "trainjob"
+    assert set(settings.timeouts) == set(STEPS) - {"train"}
 
 
 @pytest.mark.parametrize("overlay", ["gke", "eks", "aks", "on-prem", "kueue"])

@@ -45,7 +45,7 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
           evaluate:
             node_selector: {pool: a100}
             tolerations: [{key: spot, operator: Equal, value: "true", effect: NoSchedule}, {key: nvidia.com/gpu}]
-            timeout: 3600
+        timeouts: {evaluate: 3600}
         secrets: [{name: hub, keys: {token: HF_TOKEN}, steps: [resolve], optional: true}]
         image_pull_secrets: [harbor]
         ttl: 60

@@ -36,7 +36,7 @@ def test_a_profile_says_where_steps_run_and_which_secrets_they_see(tmp_path: Pat
           evaluate:
             node_selector: {pool: a100}
             tolerations: [{key: nvidia.com/gpu}, {key: spot, operator: Equal, value: "true", effect: NoSchedule}]
-            timeout: 3600
+        timeouts: {evaluate: 3600}
         secrets: [{name: hub, keys: {token: HF_TOKEN}, steps: [resolve, train], optional: true}]
         image_pull_secrets: [harbor]
         """
@@ -49,8 +49,8 @@ def test_a_profile_says_where_steps_run_and_which_secrets_they_see(tmp_path: Pat
             Toleration(key="nvidia.com/gpu"),
             Toleration(key="spot", operator="Equal", value="true", effect="NoSchedule"),
         ),
-        timeout=3600,
     )
+    assert settings.timeouts == {"evaluate": 3600}
     assert settings.secrets == (
         SecretEnv(name="hub", keys={"token": "HF_TOKEN"}, steps=("resolve", "train"), optional=True),
     )

@@ -218,6 +218,8 @@ def test_both_kinds_of_profile_give_the_same_steps(profile: Path, without: Path)
         ("storage: {secret: keys}\n", "storage: secret='keys' must be one of the secrets of train: there are none"),
         ("scheduling: {train: {node_affinity: [{key: a}]}}\n", r"values=\[\] do not go with operator In"),
         ("scheduling: {train: {node_affinity: [{key: a, operator: has}]}}\n", "operator='has' is not allowed"),
+        ("timeouts: {trian: 60}\n", "timeouts for unknown step 'trian'"),
+        ("timeouts: {gate: 0}\n", "timeouts: gate=0 must be at least 1"),
         ("storage: {claim: 3}\n", "storage: claim: 3 must be of type str"),
     ],
 )
