@@ -236,7 +236,11 @@ def test_runs_are_listed_the_youngest_first_and_page_by_page(server: Server, cap
 
 
 @pytest.mark.parametrize("retried", [(), ("evaluate",)])
-def test_a_steps_log_is_found_behind_its_argo_nodes(server: Server, capsys: Captured, retried: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("behind_ui", [False, True])
+def test_a_steps_log_is_found_behind_its_argo_nodes(
+    server: Server, capsys: Captured, retried: tuple[str, ...], behind_ui: bool
+) -> None:
+    server.state.behind_ui = behind_ui
     server.state.script = lambda run: Play(run, retried=retried)
     server.state.logs = {"evaluate": ["evaluate: base perplexity 35.096", "evaluate: tuned perplexity 15.967"]}
     run = submitted(server, "--wait", "--poll", "0")
