@@ -73,8 +73,6 @@ def parts(cron: Cron, zone: ZoneInfo, server: ZoneInfo, now: datetime) -> list[P
                 end=end - timedelta(seconds=1) if end else None,
             )
         )
-    for part in made:
-        _refuse_doubtful(part.cron, server, now)
     return made
 
 
