@@ -99,7 +99,7 @@ class Cron:
         return all(fits) if self.every(3) or self.every(5) else any(fits)
 
     def instants(self, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
-        """When it fires after a time, in a zone, in order: never at a time that clocks skip, twice at one they repeat."""
+        """When it fires after a time, day by day: not at a time that a zone's clocks skip, twice at one they repeat."""
         for day in self._days(after.astimezone(zone).date() - timedelta(days=1)):
             for time in self.times:
                 wall = datetime(day.year, day.month, day.day) + timedelta(seconds=time)  # a wall's

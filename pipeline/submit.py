@@ -45,6 +45,7 @@ from pipeline.runs import (
     rows,
     spec_of_run,
 )
+from pipeline.settings import load
 
 LATEST = "latest"
 MOST_LISTED = 20
@@ -107,7 +108,7 @@ def _body(arguments: argparse.Namespace, package: Package, wanted: dict[str, Any
         display_name=arguments.name or f"{pipeline} {datetime.now(UTC):%Y-%m-%d %H-%M-%S}",
         description=arguments.description or None,
         runtime_config=kfp.V2beta1RuntimeConfig(parameters=wanted, pipeline_root=arguments.pipeline_root or None),
-        service_account=arguments.service_account or None,
+        service_account=arguments.service_account or load(arguments.profile or "default").kfp.service_account or None,
     )
 
 
@@ -309,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
         "--params", type=Path, metavar="FILE", help="parameters from a YAML file; --param goes before them"
     )
     run.add_argument("--pipeline-root", metavar="URI", help="where artifacts go, if not where the server puts them")
-    run.add_argument("--service-account", metavar="NAME", help="the pods' service account, if not the server's")
+    run.add_argument("--service-account", metavar="NAME", help="the pods' service account, if not the profile's")
     run.add_argument("--once", metavar="KEY", help="make no second run of this key in the experiment; a CI job's id")
     run.add_argument("--wait", action="store_true", help="show the steps until the end; its outcome is the exit code")
 

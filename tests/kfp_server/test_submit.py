@@ -313,3 +313,12 @@ def test_help_names_every_command(capsys: Captured) -> None:
     assert end.value.code == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ("upload", "list", "wait", "logs", "terminate", "retry", "compare"))
+
+
+def test_the_profiles_account_runs_the_pods(server: Server, tmp_path: Path, capsys: Captured) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("extends: default\nkfp: {service_account: private-llm-launcher}\n")
+    words = ["--profile", str(profile), "--param", "dataset=org/data"]
+    assert submit(words) == 0
+    assert submit([*words, "--service-account", "another"]) == 0
+    assert [run["service_account"] for run in server.state.runs.values()] == ["private-llm-launcher", "another"]
