@@ -118,7 +118,8 @@ def _change(name: str, wanted: list[Wanted], present: list[Present]) -> Change:
     kind = ("replace" if left else "create") if make else "delete" if left else "pause" if pause else "keep"
     if kind == "delete":
         kind = "replace"  # a period that is over, or a second one left by an apply that was stopped
-    return Change(kind, name, make=make, drop=left, pause=pause, differences=_told(make, left))
+    told = [("enabled", "true", "false")] if pause else []
+    return Change(kind, name, make=make, drop=left, pause=pause, differences=told + _told(make, left))
 
 
 def _told(make: list[Wanted], drop: list[Present]) -> list[tuple[str, str, str]]:

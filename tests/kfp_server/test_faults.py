@@ -48,6 +48,14 @@ def test_an_unreachable_host_is_one_line_and_exit_2(capsys: Captured) -> None:
     assert "http://kfp.invalid cannot be reached" in error_of(capsys)
 
 
+def test_a_token_without_tls_is_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("KFP_TOKEN", "a-secret")
+    assert submit([*RUN, "--host", "http://kfp.invalid", "--patience", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "kfp.invalid is asked without TLS" in said
+    assert "a-secret" not in said
+
+
 @pytest.mark.parametrize("host", ["kubeflow.example.com", "ftp://kubeflow", "https://user:secret@kubeflow"])
 def test_an_address_that_is_none_is_exit_2_and_shows_no_password(host: str, capsys: Captured) -> None:
     assert submit([*RUN, "--host", host]) == 2
