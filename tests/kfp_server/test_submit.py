@@ -216,6 +216,14 @@ def test_one_key_makes_one_run_however_often_it_is_submitted(server: Server, cap
     assert submit(["--once", "a b", "--param", "dataset=org/data"]) == 2
 
 
+def test_a_key_whose_run_failed_makes_another(server: Server) -> None:
+    first = submitted(server, "--once", "job-17")
+    server.state.runs[first]["state"] = "FAILED"
+    second = submitted(server, "--once", "job-17")
+    assert submitted(server, "--once", "job-17") == second != first
+    assert [run["state"] for run in server.state.runs.values()] == ["FAILED", "PENDING"]
+
+
 def test_runs_are_listed_the_youngest_first_and_page_by_page(server: Server, capsys: Captured) -> None:
     first = submitted(server, "--experiment", "a")
     for number in range(120):
