@@ -48,7 +48,7 @@ format: setup ## format the code
 bench: setup ## measure us against a baseline: make bench NAME=train
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
-generate: setup ## renew what is generated: pipeline/private_llm.yaml and the README's table
+generate: setup ## renew what is generated: pipeline/private_llm.yaml, the README's table, the picture of the steps
 	$(BIN)/python -m pipeline.compile
 	$(BIN)/python -m pipeline.docs
 

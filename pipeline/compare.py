@@ -23,7 +23,7 @@ SAME, DIFFERENT = "", "*"
 def figures_in(step: str, lines: list[str]) -> dict[str, str]:
     """The figures that a step printed, by step.name, or step.model.name where it measures several models."""
     found: dict[str, str] = {}
-    for line in lines:
+    for line in (part.strip() for text in lines for part in text.split("\r")):  # progress bars end with \r
         said = line.removeprefix(f"{step}: ")
         for pattern in FIGURES[step] if said != line else []:
             match = re.match(pattern, said)

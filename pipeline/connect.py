@@ -1,11 +1,15 @@
 """The flags and the connection that the commands for a KFP server share."""
 
 import argparse
+import re
 import sys
+from urllib.parse import urlsplit
 
 from pipeline.endpoint import add_arguments, endpoint_of
 from pipeline.kfp_api import Api
 from pipeline.settings import load
+
+_NEAR = re.compile(r"^(localhost|127\.[\d.]+|::1)$|\.(svc|cluster\.local)$")  # what needs no TLS
 
 
 def server_flags() -> argparse.ArgumentParser:
@@ -28,12 +32,15 @@ def server_flags() -> argparse.ArgumentParser:
 
 def connect(arguments: argparse.Namespace, command: str) -> Api:
     """The server that flags, environment and profile name. Nothing is asked of it yet."""
-    return Api(
-        endpoint_of(arguments, load(arguments.profile or "default").kfp),
-        patience=arguments.patience,
-        timeout=arguments.timeout,
-        say=lambda text: print(f"{command}: {text}", file=sys.stderr, flush=True),
-    )
+    endpoint = endpoint_of(arguments, load(arguments.profile or "default").kfp)
+
+    def say(text: str) -> None:
+        print(f"{command}: {text}", file=sys.stderr, flush=True)
+
+    where = urlsplit(endpoint.address)
+    if where.scheme == "http" and not _NEAR.search(where.hostname or "") and (endpoint.token() or endpoint.cookie()):
+        say(f"{where.hostname} is asked without TLS, so the token or cookie can be read on its way; use https")
+    return Api(endpoint, patience=arguments.patience, timeout=arguments.timeout, say=say)
 
 
 def seconds(text: str) -> float:

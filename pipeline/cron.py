@@ -99,13 +99,14 @@ class Cron:
         return all(fits) if self.every(3) or self.every(5) else any(fits)
 
     def instants(self, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
-        """When it fires after a time, in a zone, in order. A local time that a change of clocks skips is left out."""
+        """When it fires after a time, day by day: not at a time that a zone's clocks skip, twice at one they repeat."""
         for day in self._days(after.astimezone(zone).date() - timedelta(days=1)):
             for time in self.times:
                 wall = datetime(day.year, day.month, day.day) + timedelta(seconds=time)  # a wall's
-                instant = wall.replace(tzinfo=zone)
-                if exists(wall, zone) and instant > after:
-                    yield instant
+                shown = (0, 1) if twice(wall, zone) else (0,) if exists(wall, zone) else ()
+                for instant in (wall.replace(tzinfo=zone, fold=fold) for fold in shown):
+                    if instant.astimezone(UTC) > after:  # two of one zone are compared without their folds
+                        yield instant
 
     def _days(self, first: date) -> Iterator[date]:
         return (day for day in (first + timedelta(days=n) for n in range(MOST_DAYS)) if self.on(day))

@@ -36,6 +36,8 @@ class Endpoint:
         token_file: A file with a bearer token, read anew for each request, so that it may be renewed at any time.
         cookie_file: A file with the cookies of a browser's session, as name=value; name=value.
         ca_file: Certificates to trust in place of the usual ones, PEM.
+        service_account: The account of a run's pods, where neither the run nor its schedule says another; empty: the
+            server's own choice.
         time_zone: The zone in which the server's scheduler reads cron, its CRON_SCHEDULE_TIMEZONE.
     """
 
@@ -45,6 +47,7 @@ class Endpoint:
     token_file: str = ""
     cookie_file: str = ""
     ca_file: str = ""
+    service_account: str = ""
     time_zone: str = "UTC"
 
     def __post_init__(self) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import kfp_server_api as kfp
 import urllib3
@@ -29,12 +31,16 @@ from pipeline.endpoint import COOKIE, TOKEN, Endpoint
 
 PAGE = 100
 FIRST_PATIENCE = 6.0  # seconds for a server that has never answered: its address is more likely wrong than its network
-MOST_TRIES_OF_500 = 4  # KFP answers 500 to what will never work as well
+MOST_TRIES = 4
 PAUSES = (0.5, 30.0)  # seconds, the first and the longest
 
 
 class KfpError(PipelineError):
     """The KFP server failed, or did not answer in time."""
+
+
+class FailureError(KfpError):
+    """The server answered with a failure of its own, 5xx."""
 
 
 class NotFoundError(KfpError):
@@ -81,6 +87,9 @@ class Api:
     def __post_init__(self) -> None:
         configuration = kfp.Configuration(host=self.endpoint.address)
         configuration.retries = False  # urllib3's own would neither wait nor tell
+        proxy = getproxies().get(urlsplit(self.endpoint.address).scheme)
+        if proxy and not proxy_bypass(urlsplit(self.endpoint.address).hostname or ""):
+            configuration.proxy = proxy
         if self.endpoint.ca_file:
             configuration.ssl_ca_cert = self.endpoint.ca_file
         self._configuration, self._client = configuration, kfp.ApiClient(configuration)
@@ -91,11 +100,19 @@ class Api:
         self.uploads = kfp.PipelineUploadServiceApi(self._client)
         self.recurring = kfp.RecurringRunServiceApi(self._client)
 
-    def call(self, function: Callable[..., Any], *arguments: Any, repeatable: bool = True, **named: Any) -> Any:
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        repeatable: bool = True,
+        tries: int = MOST_TRIES,
+        **named: Any,
+    ) -> Any:
         """What one of kfp-server-api's functions answers.
 
         Args:
             repeatable: whether asking twice does no more than asking once.
+            tries: how often a 500 is believed to pass; KFP answers 500 to what will never work as well.
 
         Raises:
             RefusedError: 400, 401, 403, or no KFP server there.
@@ -103,9 +120,9 @@ class Api:
             LostAnswerError: not repeatable, and it may have been carried out.
             KfpError: any other failure, after patience.
         """
-        begun, tries = self.clock.monotonic(), 0
+        begun, tried = self.clock.monotonic(), 0
         while True:
-            tries += 1
+            tried += 1
             sent = self._authenticate()
             try:
                 answer = function(*arguments, _request_timeout=(min(10.0, self.timeout), self.timeout), **named)
@@ -118,12 +135,10 @@ class Api:
             if fault.lost and not repeatable:
                 raise LostAnswerError(str(fault.error)) from None
             patience = self.patience if self._answered or fault.answered else min(self.patience, FIRST_PATIENCE)
-            pause = fault.wait if fault.wait is not None else min(PAUSES[0] * 2 ** (tries - 1), PAUSES[1])
+            pause = fault.wait if fault.wait is not None else min(PAUSES[0] * 2 ** (tried - 1), PAUSES[1])
             if fault.expired:
                 fault.again = self._may_be_renewed(sent)
-            given_up = self.clock.monotonic() - begun + pause > patience or (
-                fault.status == 500 and tries >= MOST_TRIES_OF_500
-            )
+            given_up = self.clock.monotonic() - begun + pause > patience or (fault.status == 500 and tried >= tries)
             if not fault.again or given_up:
                 raise (fault.error if fault.answered or self._answered else RefusedError(str(fault.error))) from None
             self.say(f"{fault.error}; asking again in {pause:.3g} s")
@@ -142,26 +157,39 @@ class Api:
     def log(self, run_id: str, pod: str, follow: bool = False) -> Iterator[str]:
         """What a pod of a run has printed, line by line: from the pod, or from the server's archive.
 
+        The API has a route for it that it does not document, and the UI, which hides that one, has its own.
+
         Raises:
             NotFoundError: neither has it.
         """
-        path = {"run_id": run_id, "node_id": pod}
-        query = [("follow", "true")] if follow else []
+        of_api = ("/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", [("follow", "true")] if follow else [])
+        asked = {"podname": pod, "runid": run_id, "podnamespace": self.endpoint.namespace}
+        of_ui = ("/k8s/pod/logs", [entry for entry in asked.items() if entry[1]])
+        for path, query in (of_api, of_ui):
+            with suppress(NotFoundError, FailureError):  # the UI says 500 where a pod is gone
+                yield from self._stream(path, {"run_id": run_id, "pod": pod}, query)
+                return
+        raise NotFoundError(f"{self.endpoint.address} has no log of {pod}")
+
+    def _stream(self, path: str, parts: dict[str, str], query: list[tuple[str, str]]) -> Iterator[str]:
         answer = self.call(
             self._client.call_api,
-            "/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log",
-            "GET",
             path,
+            "GET",
+            parts,
             query,
             {},
             auth_settings=["Bearer"],
             _preload_content=False,
             _return_http_data_only=True,
+            tries=1,
         )
+        if "html" in (answer.headers.get("Content-Type") or ""):
+            raise NotFoundError("a page of the UI")
         with suppress(HTTPError):  # a stream that breaks has no more to say
             for number, line in enumerate(_lines(answer)):
                 if number == 0 and line.startswith('{"error_message"'):  # KFP says 200 before it knows
-                    raise NotFoundError(json.loads(line).get("error_message", line))
+                    raise NotFoundError(line)
                 yield line
 
     def _check_kind(self, named: dict[str, Any]) -> None:
@@ -223,7 +251,7 @@ def _fault(error: Exception, endpoint: Endpoint, sent: str) -> _Fault:
     if status == 429:
         return _Fault(KfpError(f"{host} is too busy (429)"), again=True, status=status, wait=_retry_after(error))
     if status >= 500:
-        failed = KfpError(f"{host} failed ({status}): {said}")
+        failed = FailureError(f"{host} failed ({status}): {said}")
         return _Fault(failed, again=status != 501, lost=True, status=status, wait=_retry_after(error))
     if status in (301, 302, 303, 307, 308, 401):
         whose = f"the credentials ({_source(endpoint)}) were" if sent else "no token or cookie was given, and that was"

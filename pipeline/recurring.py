@@ -118,7 +118,8 @@ def _change(name: str, wanted: list[Wanted], present: list[Present]) -> Change:
     kind = ("replace" if left else "create") if make else "delete" if left else "pause" if pause else "keep"
     if kind == "delete":
         kind = "replace"  # a period that is over, or a second one left by an apply that was stopped
-    return Change(kind, name, make=make, drop=left, pause=pause, differences=_told(make, left))
+    told = [("enabled", "true", "false")] if pause else []
+    return Change(kind, name, make=make, drop=left, pause=pause, differences=told + _told(make, left))
 
 
 def _told(make: list[Wanted], drop: list[Present]) -> list[tuple[str, str, str]]:
@@ -176,13 +177,14 @@ def _wanted(api: Api, file: Schedules, entry: Entry) -> list[Wanted]:
         )
     parameters = checked(file, entry, spec_of(version))
     where = find_experiment(api, entry.experiment)
+    account = entry.service_account or api.endpoint.service_account
     ids = {"pipeline": pipeline, "version": "" if latest else version.pipeline_version_id, "experiment": where}
     return [
         Wanted(
             name=entry.name if len(made) == 1 else f"{entry.name} from {part.key}",
             part=part,
             entry=entry,
-            facts=_facts(entry, part, ids, parameters),
+            facts=_facts(entry, part, ids, parameters) | {"service_account": account},
             ids=ids,
         )
         for part in made
@@ -220,7 +222,6 @@ def _facts(entry: Entry, part: Part, ids: dict[str, str], parameters: dict[str, 
         "experiment": ids["experiment"],
         "catch_up": entry.catch_up,
         "max_concurrency": entry.max_concurrency,
-        "service_account": entry.service_account,
         "pipeline_root": entry.pipeline_root,
         "parameters": parameters,
     }

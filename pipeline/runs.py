@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,14 +16,14 @@ from pipeline.packages import spec_of
 from pipeline.pods import pods_of
 from pipeline.steps import steps
 
-SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
-ENDED = (SUCCEEDED, "SKIPPED", FAILED, "CANCELED")
-MARK = "submission: "
+SUCCEEDED, SKIPPED, FAILED, CANCELED = "SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"
+ENDED = (SUCCEEDED, SKIPPED, FAILED, CANCELED)
+SUBMISSION, ONCE = "submission: ", "once: "  # lines of a run's description
 KEY = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SETTLE = (1.0, 2.0, 4.0, 8.0)  # seconds in which a run whose answer was lost should show up
 MOST_POSTS = 3
 # A group's tasks have the same name in each pass of a loop: the one that says most about where it stands goes first.
-WORST_FIRST = (FAILED, "CANCELED", "CANCELING", "RUNNING", "PENDING", "PAUSED", SUCCEEDED, "SKIPPED")
+WORST_FIRST = (FAILED, CANCELED, "CANCELING", "RUNNING", "PENDING", "PAUSED", SUCCEEDED, SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,15 @@ class Row:
         return ((self.ended or now) - self.begun).total_seconds() if self.begun else None
 
 
-def create_once(api: Api, run: kfp.V2beta1Run, key: str) -> tuple[Any, bool]:
+def create_once(api: Api, run: kfp.V2beta1Run, once: str = "") -> tuple[Any, bool]:
     """Makes a run, and no second one whatever becomes of the answer.
 
-    The run carries the key in its description. After a lost answer the server is searched for it before anything is
-    sent again; should a request that was given up for lost come through after all, its run is terminated.
+    The run carries an id of this submission in its description. After a lost answer the server is searched for it
+    before anything is sent again; should a request that was given up for lost come through after all, its run is
+    terminated.
+
+    Args:
+        once: a key of the user's: a run of the experiment that carries it and has not failed is taken instead.
 
     Returns:
         The run, and whether it is new.
@@ -50,33 +55,37 @@ def create_once(api: Api, run: kfp.V2beta1Run, key: str) -> tuple[Any, bool]:
     Raises:
         LostAnswerError: the server neither answers nor shows a run.
     """
-    run.description = "\n".join(filter(None, [run.description, MARK + key]))
-    found = find_once(api, run.experiment_id, key)
-    if found:
-        return found[0], False
+    if once:
+        going = [
+            found for found in _marked(api, run.experiment_id, ONCE + once) if found.state not in (FAILED, CANCELED)
+        ]
+        if going:
+            return going[0], False
+    mark = SUBMISSION + uuid.uuid4().hex
+    run.description = "\n".join(filter(None, [run.description, ONCE + once if once else "", mark]))
     for post in range(1, MOST_POSTS + 1):
         try:
             made = api.call(api.runs.run_service_create_run, run, repeatable=False)
         except LostAnswerError as error:
             api.say(f"{error}; looking for the run before sending it again")
-            found = _settled(api, run.experiment_id, key)
+            found = _settled(api, run.experiment_id, mark)
             if found:
                 return found[0], True
             if post == MOST_POSTS:
                 raise LostAnswerError(
-                    f"{error}; no run of this submission is on the server; the same command with --once {key} makes "
-                    "one if there is still none"
+                    f"{error}; no run of this submission is on the server after {post} tries; "
+                    "python -m pipeline.submit list shows whether one appears"
                 ) from None
             continue
         if post > 1:
-            _end_twins(api, run.experiment_id, key)
+            _end_twins(api, made, mark)
         return made, True
     raise AssertionError("not reached")
 
 
-def find_once(api: Api, experiment_id: str, key: str) -> list[Any]:
-    """The runs that carry a key, the oldest first."""
-    predicate = {"operation": "IS_SUBSTRING", "key": "description", "stringValue": MARK + key}
+def _marked(api: Api, experiment_id: str, mark: str) -> list[Any]:
+    """The runs whose description has this line, the oldest first."""
+    predicate = {"operation": "IS_SUBSTRING", "key": "description", "stringValue": mark}
     listed = api.pages(
         api.runs.run_service_list_runs,
         "runs",
@@ -84,22 +93,23 @@ def find_once(api: Api, experiment_id: str, key: str) -> list[Any]:
         filter=json.dumps({"predicates": [predicate]}),
         sort_by="created_at",
     )
-    return [run for run in listed if MARK + key in (run.description or "").splitlines()]
+    return [run for run in listed if mark in (run.description or "").splitlines()]
 
 
-def _settled(api: Api, experiment_id: str, key: str) -> list[Any]:
+def _settled(api: Api, experiment_id: str, mark: str) -> list[Any]:
     for pause in SETTLE:
         api.clock.sleep(pause)
-        found = find_once(api, experiment_id, key)
+        found = _marked(api, experiment_id, mark)
         if found:
             return found
     return []
 
 
-def _end_twins(api: Api, experiment_id: str, key: str) -> None:
-    for twin in find_once(api, experiment_id, key)[1:]:
-        api.say(f"a request given up for lost made run {twin.run_id} as well: terminated")
-        api.call(api.runs.run_service_terminate_run, twin.run_id)
+def _end_twins(api: Api, kept: Any, mark: str) -> None:
+    for twin in _marked(api, kept.experiment_id, mark):
+        if twin.run_id != kept.run_id:
+            api.say(f"a request given up for lost made run {twin.run_id} as well: terminated")
+            api.call(api.runs.run_service_terminate_run, twin.run_id)
 
 
 def get_run(api: Api, run_id: str) -> Any:

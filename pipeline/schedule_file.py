@@ -33,7 +33,7 @@ class Entry:
         catch_up: Whether runs that were missed while the scheduler was away are all made up for; otherwise the last is.
         max_concurrency: How many of its runs may go on at once, 1 to 10.
         enabled: Whether it fires.
-        service_account: The pods' service account, if not the server's.
+        service_account: The pods' service account, if not the profile's.
         pipeline_root: Where artifacts go, if not where the server puts them.
     """
 

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,9 +30,11 @@ from pipeline.packages import (
 )
 from pipeline.run import parse_pairs
 from pipeline.runs import (
+    CANCELED,
     ENDED,
     FAILED,
     KEY,
+    SKIPPED,
     SUCCEEDED,
     as_lines,
     create_once,
@@ -45,6 +46,7 @@ from pipeline.runs import (
     rows,
     spec_of_run,
 )
+from pipeline.settings import load
 
 LATEST = "latest"
 MOST_LISTED = 20
@@ -86,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
     body.pipeline_version_reference = kfp.V2beta1PipelineVersionReference(
         pipeline_id=version.pipeline_id, pipeline_version_id=version.pipeline_version_id
     )
-    run, new = create_once(api, body, arguments.once or uuid.uuid4().hex)
+    run, new = create_once(api, body, arguments.once or "")
     print(f"run         {run.run_id} ({'submitted' if new else 'was there: --once'})")
     print(f"link        {_link(api, run.run_id)}", flush=True)
     return _wait_for(api, run.run_id, spec, arguments) if arguments.wait else 0
@@ -107,7 +109,7 @@ def _body(arguments: argparse.Namespace, package: Package, wanted: dict[str, Any
         display_name=arguments.name or f"{pipeline} {datetime.now(UTC):%Y-%m-%d %H-%M-%S}",
         description=arguments.description or None,
         runtime_config=kfp.V2beta1RuntimeConfig(parameters=wanted, pipeline_root=arguments.pipeline_root or None),
-        service_account=arguments.service_account or None,
+        service_account=arguments.service_account or load(arguments.profile or "default").kfp.service_account or None,
     )
 
 
@@ -186,7 +188,7 @@ def _wait_for(api: Api, run_id: str, spec: dict[str, Any], arguments: argparse.N
     run = follow(api, run_id, spec, poll=arguments.poll, limit=arguments.wait_timeout, out=sys.stdout)
     spent = duration((run.finished_at - run.created_at).total_seconds()) if run.finished_at else "?"
     print(f"{run.state} after {spent}")
-    if run.state in (SUCCEEDED, "SKIPPED"):
+    if run.state in (SUCCEEDED, SKIPPED):
         return 0
     failed = failed_steps(rows(run, spec))
     reason = " ".join((run.error.message if run.error else "").split())[:300]
@@ -226,7 +228,7 @@ def _terminate(arguments: argparse.Namespace) -> int:
 def _retry(arguments: argparse.Namespace) -> int:
     api = connect(arguments, "submit")
     run = get_run(api, arguments.run)
-    if run.state not in (FAILED, "CANCELED"):
+    if run.state not in (FAILED, CANCELED):
         raise ParameterError(f"run {run.run_id} is {run.state}; only a failed or canceled one can be retried")
     # KFP refuses a second retry of a run that is being retried, so this may be asked twice.
     try:
@@ -309,8 +311,12 @@ def _parser() -> argparse.ArgumentParser:
         "--params", type=Path, metavar="FILE", help="parameters from a YAML file; --param goes before them"
     )
     run.add_argument("--pipeline-root", metavar="URI", help="where artifacts go, if not where the server puts them")
-    run.add_argument("--service-account", metavar="NAME", help="the pods' service account, if not the server's")
-    run.add_argument("--once", metavar="KEY", help="make no second run of this key in the experiment; a CI job's id")
+    run.add_argument("--service-account", metavar="NAME", help="the pods' service account, if not the profile's")
+    run.add_argument(
+        "--once",
+        metavar="KEY",
+        help="make no second run of this key in the experiment unless the first failed; a CI job's id",
+    )
     run.add_argument("--wait", action="store_true", help="show the steps until the end; its outcome is the exit code")
 
     commands.add_parser("upload", parents=[server, source], help="upload the version if its content is new")

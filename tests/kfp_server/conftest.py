@@ -16,7 +16,16 @@ from tests.kfp_server.server import Server
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server, and an environment that names it and nothing else of KFP's."""
-    for name in ("KFP_TOKEN", "KFP_TOKEN_FILE", "KFP_COOKIE", "KFP_COOKIE_FILE", "KFP_NAMESPACE", "KFP_CA_FILE"):
+    for name in (
+        "KFP_TOKEN",
+        "KFP_TOKEN_FILE",
+        "KFP_COOKIE",
+        "KFP_COOKIE_FILE",
+        "KFP_NAMESPACE",
+        "KFP_CA_FILE",
+        "http_proxy",
+        "HTTP_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     made = Server()
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", made.url)

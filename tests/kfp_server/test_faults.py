@@ -48,6 +48,14 @@ def test_an_unreachable_host_is_one_line_and_exit_2(capsys: Captured) -> None:
     assert "http://kfp.invalid cannot be reached" in error_of(capsys)
 
 
+def test_a_token_without_tls_is_warned_of(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("KFP_TOKEN", "a-secret")
+    assert submit([*RUN, "--host", "http://kfp.invalid", "--patience", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "kfp.invalid is asked without TLS" in said
+    assert "a-secret" not in said
+
+
 @pytest.mark.parametrize("host", ["kubeflow.example.com", "ftp://kubeflow", "https://user:secret@kubeflow"])
 def test_an_address_that_is_none_is_exit_2_and_shows_no_password(host: str, capsys: Captured) -> None:
     assert submit([*RUN, "--host", host]) == 2
@@ -127,13 +135,13 @@ def test_what_passes_is_asked_again(server: Server, capsys: Captured, status: in
 def test_a_busy_server_is_waited_for_as_long_as_it_asks(uploaded: Server, api: Api, time: Time) -> None:
     run = wanted(uploaded, api)
     uploaded.fault("POST /apis/v2beta1/runs", 429, retry_after=17, times=2)
-    create_once(api, run, "key")
+    create_once(api, run)
     assert time.slept == [17, 17]
     assert len(uploaded.state.runs) == 1
 
 
 def test_a_server_that_stays_away_is_given_up_after_patience(uploaded: Server, api: Api, time: Time) -> None:
-    made, _ = create_once(api, wanted(uploaded, api), "key")
+    made, _ = create_once(api, wanted(uploaded, api))
     uploaded.fault("GET /apis/v2beta1/runs/", 503, times=1000)
     with pytest.raises(KfpError, match="failed \\(503\\)"):
         get_run(api, made.run_id)
@@ -148,7 +156,7 @@ def test_a_lost_answer_never_makes_a_second_run(
 ) -> None:
     run = wanted(uploaded, api)
     uploaded.fault("POST /apis/v2beta1/runs", status, after=after)
-    made, new = create_once(api, run, "key")
+    made, new = create_once(api, run)
     assert new
     assert list(uploaded.state.runs) == [made.run_id]
     assert uploaded.asked("POST /apis/v2beta1/runs") == (1 if after else 2)
@@ -158,7 +166,7 @@ def test_an_answer_that_does_not_come_in_time_is_lost_too(uploaded: Server, api:
     run = wanted(uploaded, api)
     api.timeout = 0.2
     uploaded.fault("POST /apis/v2beta1/runs", hang=0.5, after=True)
-    made, _ = create_once(api, run, "key")
+    made, _ = create_once(api, run)
     assert list(uploaded.state.runs) == [made.run_id]
 
 
@@ -166,22 +174,22 @@ def test_a_request_that_comes_through_late_has_its_run_terminated(uploaded: Serv
     """A gateway answers 504, the server behind it works on, and its run appears when all hope was gone."""
     run = wanted(uploaded, api)
     uploaded.fault("POST /apis/v2beta1/runs", 504, later=True)
-    create_once(api, run, "key")
+    create_once(api, run)
     assert time.slept == [1, 2, 4, 8]
-    assert sorted(one["state"] for one in uploaded.state.runs.values()) == ["CANCELING", "PENDING"]
+    assert [one["state"] for one in uploaded.state.runs.values()] == ["CANCELING", "PENDING"], "the first is late"
 
 
 def test_a_server_that_never_answers_makes_the_user_look(uploaded: Server, api: Api) -> None:
     run = wanted(uploaded, api)
     uploaded.fault("POST /apis/v2beta1/runs", 502, times=9)
-    with pytest.raises(LostAnswerError, match="the same command with --once key makes one if there is still none"):
-        create_once(api, run, "key")
+    with pytest.raises(LostAnswerError, match="no run of this submission is on the server after 3 tries"):
+        create_once(api, run)
     assert uploaded.state.runs == {}
 
 
 @pytest.mark.parametrize("status", [0, 429, 502])
 def test_waiting_goes_on_through_what_passes(uploaded: Server, api: Api, time: Time, status: int) -> None:
-    made, _ = create_once(api, wanted(uploaded, api), "key")
+    made, _ = create_once(api, wanted(uploaded, api))
     uploaded.fault("GET /apis/v2beta1/runs/", status, times=3)
     ended = follow(api, made.run_id, {}, poll=5, limit=0, out=StringIO())
     assert ended.state == "SUCCEEDED"

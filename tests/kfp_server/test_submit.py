@@ -216,6 +216,14 @@ def test_one_key_makes_one_run_however_often_it_is_submitted(server: Server, cap
     assert submit(["--once", "a b", "--param", "dataset=org/data"]) == 2
 
 
+def test_a_key_whose_run_failed_makes_another(server: Server) -> None:
+    first = submitted(server, "--once", "job-17")
+    server.state.runs[first]["state"] = "FAILED"
+    second = submitted(server, "--once", "job-17")
+    assert submitted(server, "--once", "job-17") == second != first
+    assert [run["state"] for run in server.state.runs.values()] == ["FAILED", "PENDING"]
+
+
 def test_runs_are_listed_the_youngest_first_and_page_by_page(server: Server, capsys: Captured) -> None:
     first = submitted(server, "--experiment", "a")
     for number in range(120):
@@ -236,7 +244,11 @@ def test_runs_are_listed_the_youngest_first_and_page_by_page(server: Server, cap
 
 
 @pytest.mark.parametrize("retried", [(), ("evaluate",)])
-def test_a_steps_log_is_found_behind_its_argo_nodes(server: Server, capsys: Captured, retried: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("behind_ui", [False, True])
+def test_a_steps_log_is_found_behind_its_argo_nodes(
+    server: Server, capsys: Captured, retried: tuple[str, ...], behind_ui: bool
+) -> None:
+    server.state.behind_ui = behind_ui
     server.state.script = lambda run: Play(run, retried=retried)
     server.state.logs = {"evaluate": ["evaluate: base perplexity 35.096", "evaluate: tuned perplexity 15.967"]}
     run = submitted(server, "--wait", "--poll", "0")
@@ -309,3 +321,12 @@ def test_help_names_every_command(capsys: Captured) -> None:
     assert end.value.code == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ("upload", "list", "wait", "logs", "terminate", "retry", "compare"))
+
+
+def test_the_profiles_account_runs_the_pods(server: Server, tmp_path: Path, capsys: Captured) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("extends: default\nkfp: {service_account: private-llm-launcher}\n")
+    words = ["--profile", str(profile), "--param", "dataset=org/data"]
+    assert submit(words) == 0
+    assert submit([*words, "--service-account", "another"]) == 0
+    assert [run["service_account"] for run in server.state.runs.values()] == ["private-llm-launcher", "another"]
