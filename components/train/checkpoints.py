@@ -114,6 +114,8 @@ class Checkpoints:
         )
 
     def _prune(self, best_step: int | None) -> None:
+        for left in self.folder.glob(f"{PARTIAL}*"):  # by attempts that were killed, or converted and loaded since
+            shutil.rmtree(left, ignore_errors=True)
         for checkpoint in list(newest_first(self.folder))[self.keep :]:
             if step_of(checkpoint) != best_step:
                 # without its marker first, so that half of a folder never counts

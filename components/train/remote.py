@@ -17,10 +17,11 @@ from components.errors import ClusterError, ModelError
 from components.models import MODEL_FILES
 from components.records import count_rows, path_digest, read_json
 from components.sources import Pinned, fetch
+from components.train.checks import check_inputs
 from components.train.config import TrainConfig
 from components.train.jobs import Build, run_job
 from components.train.kubernetes import Cluster
-from components.train.train import refuse_new_tokens_in_parts, training_key
+from components.train.train import training_key
 from components.train.trainjob import (
     Run,
     Training,
@@ -104,7 +105,7 @@ def stage(config: TrainConfig, storage: Path, folder: Path) -> TrainConfig:
         raise ModelError(
             f"base_model: {base} is not on the claim at {storage}; give a hub id, a URI, or a folder there"
         )
-    refuse_new_tokens_in_parts(config, base)
+    check_inputs(config, base)
     inputs, partial = folder / "input", folder / "input.partial"
     if not inputs.exists():
         shutil.rmtree(partial, ignore_errors=True)

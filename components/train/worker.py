@@ -17,9 +17,10 @@ import transformers
 from transformers.integrations import HfDeepSpeedConfig
 
 from components.errors import ResumableError
+from components.packing import try_loss
 from components.records import write_json
 from components.rendering import load_tokenizer
-from components.train.batches import Rows
+from components.train.batches import Rows, flattened
 from components.train.board import Board
 from components.train.checkpoints import STATE, Checkpoints, universal
 from components.train.config import TrainConfig
@@ -31,6 +32,7 @@ from components.train.loop import Loop, State, memory_gib
 
 PATIENCE = timedelta(hours=2)  # for rank 0 to check, convert or gather what is large
 DEAD_PEER_SECONDS = 5.0
+TRIED_TARGETS = 32
 
 
 def work(config: TrainConfig) -> None:
@@ -100,12 +102,20 @@ class Worker:
         del partitioned
         self.times.setdefault("data and model", time.time())
         engine = make_engine(model, self.config, settings)
+        try_loss(engine, self.first_batch(engine.device))  # by all ranks at once: later, some may have no rows
         self.times.setdefault("DeepSpeed's engine", time.time())
         if checkpoint:
             load(engine, converted or checkpoint, self.config)
             state = replace(state, world_size=self.world_size, attempts=state.attempts + 1)
             self.times.setdefault("checkpoint", time.time())
         return state, engine
+
+    def first_batch(self, device: torch.device) -> dict[str, Any]:
+        """A short row with enough targets to try the loss on, the same on all ranks."""
+        targets = self.rows.targets
+        enough = (targets >= min(TRIED_TARGETS, targets.max())).nonzero()[0]
+        [batch] = flattened(self.rows, [[int(enough[targets[enough].argmin()])]], device)
+        return batch
 
     def read_state(self, checkpoint: Path | None) -> State:
         """What a checkpoint says, or a beginning."""

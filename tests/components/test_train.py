@@ -8,16 +8,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from components.errors import ParameterError
 from components.models import load_model
@@ -205,6 +208,68 @@ def test_bad_input_is_one_line_and_exit_2(
     assert finished.returncode == 2
     assert message in finished.stderr.strip().splitlines()[-1]
     assert "Traceback" not in finished.stderr
+
+
+def of_no_rows(rows: pa.Table) -> pa.Table:
+    return rows.slice(0, 0)
+
+
+def of_prompts_alone(rows: pa.Table) -> pa.Table:
+    ends = pa.array([len(ids) for ids in rows["input_ids"]], pa.int32())
+    return rows.set_column(rows.schema.get_field_index("loss_start"), "loss_start", ends)
+
+
+@pytest.mark.parametrize(
+    ("side", "change", "message"),
+    [
+        ("train", of_no_rows, "holds no rows; give more records, or another test_size"),
+        ("test", of_no_rows, "holds no rows; give more records, or another test_size"),
+        ("train", of_prompts_alone, "has a target token, so there is nothing to learn or to measure"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_one_line_and_exit_2(
+    prepared: Path,
+    stories: Path,
+    tmp_path: Path,
+    side: str,
+    change: Callable[[pa.Table], pa.Table],
+    message: str,
+) -> None:
+    pq.write_table(change(pq.read_table(prepared / side)), tmp_path / side)
+    finished = run(prepared, stories, tmp_path / "out", **{side: tmp_path / side})
+    assert finished.returncode == 2
+    assert message in finished.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in finished.stderr
+
+
+def test_rows_longer_than_a_models_table_of_positions_are_refused(prepared: Path, tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=520, n_positions=64, n_embd=32, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    finished = run(prepared, tmp_path / "base", tmp_path / "out")
+    assert finished.returncode == 2
+    assert re.search(
+        r"train: a row has \d+ tokens and the base model has 64 positions; tokenize with max_length=65", finished.stderr
+    )
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_training(
+    prepared: Path, stories: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for name in ("checkpoints", "model"):
+        finished = run(prepared, stories, tmp_path, **{name: tmp_path / "file" / "inside"})
+        assert finished.returncode == 2
+        assert re.search(rf"train: {name}: .* cannot be written \(.*\); give another folder$", finished.stderr.strip())
+
+
+def test_ranks_without_rows_keep_up_with_the_others(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    """Under ZeRO-3, where every pass of one rank is a pass of all."""
+    for side in ("train", "test"):
+        pq.write_table(pq.read_table(prepared / side).slice(0, 1), tmp_path / side)
+    sides = {side: tmp_path / side for side in ("train", "test")}
+    finished = run(prepared, stories, tmp_path, **sides, zero_stage=3, nproc_per_node=2)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert len(curve(tmp_path, "eval_loss")) == 2
 
 
 def batches(rank: int, *, micro_batch: int, accumulation: int, world_size: int, rows: int = 29) -> GlobalBatches:
