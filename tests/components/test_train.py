@@ -22,13 +22,14 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from components.errors import ParameterError
+from components.errors import DataError, ParameterError
 from components.models import load_model
 from components.train.batches import GlobalBatches
 from components.train.board import Board
 from components.train.config import TrainConfig
 from components.train.deepspeed import deepspeed_config
 from components.train.memory import report
+from components.train.train import train
 from tests.components.trainings import command, curve, prepare, run, weights
 from tests.golden import FOLDER
 
@@ -219,47 +220,42 @@ def of_prompts_alone(rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index("loss_start"), "loss_start", ends)
 
 
+def config(prepared: Path, base: Path, output: Path, **values: Any) -> TrainConfig:
+    inputs: dict[str, Any] = {name: prepared / name for name in ("train", "test", "tokenizer")}
+    outputs: dict[str, Any] = {name: output / name for name in ("model", "curves", "metrics")}
+    return TrainConfig(**{**inputs, **outputs, "base_model": str(base), "precision": "fp32", **values})
+
+
 @pytest.mark.parametrize(
     ("side", "change", "message"),
     [
-        ("train", of_no_rows, "holds no rows; give more records, or another test_size"),
-        ("test", of_no_rows, "holds no rows; give more records, or another test_size"),
+        ("train", of_no_rows, "train: .* holds no rows; give more records, or another test_size"),
+        ("test", of_no_rows, "test: .* holds no rows; give more records, or another test_size"),
         ("train", of_prompts_alone, "has a target token, so there is nothing to learn or to measure"),
     ],
 )
-def test_rows_that_cannot_be_trained_on_are_one_line_and_exit_2(
-    prepared: Path,
-    stories: Path,
-    tmp_path: Path,
-    side: str,
-    change: Callable[[pa.Table], pa.Table],
-    message: str,
+def test_rows_that_cannot_be_trained_on_are_refused_before_the_ranks_start(
+    prepared: Path, stories: Path, tmp_path: Path, side: str, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     pq.write_table(change(pq.read_table(prepared / side)), tmp_path / side)
-    finished = run(prepared, stories, tmp_path / "out", **{side: tmp_path / side})
-    assert finished.returncode == 2
-    assert message in finished.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in finished.stderr
+    with pytest.raises(DataError, match=message):
+        train(config(prepared, stories, tmp_path, **{side: tmp_path / side}))
 
 
 def test_rows_longer_than_a_models_table_of_positions_are_refused(prepared: Path, tmp_path: Path) -> None:
-    config = GPT2Config(vocab_size=520, n_positions=64, n_embd=32, n_layer=1, n_head=2)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
-    finished = run(prepared, tmp_path / "base", tmp_path / "out")
-    assert finished.returncode == 2
-    assert re.search(
-        r"train: a row has \d+ tokens and the base model has 64 positions; tokenize with max_length=65", finished.stderr
-    )
+    shape = GPT2Config(vocab_size=520, n_positions=64, n_embd=32, n_layer=1, n_head=2)
+    GPT2LMHeadModel(shape).save_pretrained(tmp_path / "base")
+    with pytest.raises(DataError, match=r"train: a row has \d+ tokens and .* 64 positions; .* max_length=65 or less"):
+        train(config(prepared, tmp_path / "base", tmp_path))
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "model"])
 def test_a_place_that_cannot_be_written_is_told_before_the_training(
-    prepared: Path, stories: Path, tmp_path: Path
+    prepared: Path, stories: Path, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "file").touch()
-    for name in ("checkpoints", "model"):
-        finished = run(prepared, stories, tmp_path, **{name: tmp_path / "file" / "inside"})
-        assert finished.returncode == 2
-        assert re.search(rf"train: {name}: .* cannot be written \(.*\); give another folder$", finished.stderr.strip())
+    with pytest.raises(ParameterError, match=f"{name}: .*/file.* cannot be written .*; give another folder"):
+        train(config(prepared, stories, tmp_path, **{name: tmp_path / "file" / "inside"}))
 
 
 def test_ranks_without_rows_keep_up_with_the_others(prepared: Path, stories: Path, tmp_path: Path) -> None:
