@@ -51,10 +51,9 @@ def chat_model(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_division_of_the_global_batch_trains_the_same_model(prepared: Path, stories: Path, tmp_path: Path) -> None:
-    """8 rows at once, one by one, two ranks of 2 x 2, ZeRO-3: the loss is over the global batch's targets."""
+    """8 rows at once, two ranks of 2 x 2, ZeRO-3: over a whole training."""
     divisions = {
         "one": {"per_device_batch_size": 8, "nproc_per_node": 1},
-        "accumulated": {"per_device_batch_size": 1, "gradient_accumulation_steps": 8, "nproc_per_node": 1},
         "ranks": {"per_device_batch_size": 2, "gradient_accumulation_steps": 2, "nproc_per_node": 2},
         "parts": {"per_device_batch_size": 4, "nproc_per_node": 2, "zero_stage": 3},
     }
@@ -62,11 +61,54 @@ def test_any_division_of_the_global_batch_trains_the_same_model(prepared: Path, 
         finished = run(prepared, stories, tmp_path / name, **division)
         assert finished.returncode == 0, finished.stdout + finished.stderr
     shapes = {key: weight.shape for key, weight in weights(tmp_path / "one").items()}
-    for name in ("accumulated", "ranks", "parts"):
+    for name in ("ranks", "parts"):
         assert {key: weight.shape for key, weight in weights(tmp_path / name).items()} == shapes
         # the whole curve: a step's loss and gradient depend on every step before it
         assert curve(tmp_path / name, "loss") == pytest.approx(curve(tmp_path / "one", "loss"), rel=1e-5)
         assert curve(tmp_path / name, "grad_norm") == pytest.approx(curve(tmp_path / "one", "grad_norm"), rel=1e-4)
+
+
+ONE_RANK: dict[str, dict[str, Any]] = {
+    "8 x 1": {"per_device_batch_size": 8},
+    "1 x 8": {"per_device_batch_size": 1, "gradient_accumulation_steps": 8},
+    "eager": {"per_device_batch_size": 8, "attention": "eager"},
+    "recomputed": {"per_device_batch_size": 8, "gradient_checkpointing": True},
+}
+TWO_RANKS: dict[str, dict[str, Any]] = {
+    "2 ranks x 4": {"per_device_batch_size": 4},
+    "2 ranks x 2 x 2": {"per_device_batch_size": 2, "gradient_accumulation_steps": 2},
+    "ZeRO-1": {"per_device_batch_size": 4, "zero_stage": 1},
+    "ZeRO-2": {"per_device_batch_size": 4, "zero_stage": 2},
+    "ZeRO-3": {"per_device_batch_size": 4, "zero_stage": 3},
+}
+
+
+def test_loss_and_gradients_are_the_same_however_a_step_is_computed(
+    prepared: Path, stories: Path, tmp_path: Path
+) -> None:
+    """Packed and row by row, divided over micro-batches, ranks and ZeRO's stages, by either attention: to 1e-5."""
+    settings: dict[str, Any] = {name: str(prepared / name) for name in ("train", "test", "tokenizer")}
+    settings |= {"base_model": str(stories), "precision": "fp32", "zero_stage": 0, "gradient_checkpointing": False}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    for ranks, divisions in ((1, ONE_RANK), (2, TWO_RANKS)):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        what = [str(tmp_path / "settings.json"), str(tmp_path), json.dumps(divisions)]
+        finished = subprocess.run(
+            [*torchrun, "-m", "tests.components.gradients", *what],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
+        )
+        assert finished.returncode == 0, finished.stderr
+    reference = load_file(tmp_path / "8 x 1.safetensors")
+    for name in (*ONE_RANK, *TWO_RANKS):
+        found = load_file(tmp_path / f"{name}.safetensors")
+        assert found.keys() == reference.keys()
+        apart = {key: float((found[key] - wanted).norm() / wanted.norm()) for key, wanted in reference.items()}
+        worst = max(apart, key=apart.__getitem__)
+        print(f"{name}: loss {apart['loss']:.1e} apart, gradients at most {apart[worst]:.1e} ({worst})")
+        assert apart[worst] <= 1e-5, (name, worst)
 
 
 def test_a_killed_training_resumes_to_the_same_weights(prepared: Path, stories: Path, tmp_path: Path) -> None:
