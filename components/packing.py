@@ -68,15 +68,25 @@ def summed_nll(model: Any, batch: dict[str, Any]) -> Tensor:
     targets = (labels != IGNORED).nonzero()[:, 0]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     module = getattr(model, "module", model)
-    if not hasattr(module, HOLDS_LOSS):
-        if not len(targets):
-            return target_nll(model, batch).sum()
-        setattr(module, HOLDS_LOSS, can_hold_loss(model, inputs, targets - 1, labels[targets]))
-    if not getattr(module, HOLDS_LOSS):
+    if not hasattr(module, HOLDS_LOSS) and len(targets):
+        try_loss(model, batch)
+    if not getattr(module, HOLDS_LOSS, False):
         return target_nll(model, batch).sum()
     with loss_in_head(module.get_output_embeddings(), labels[targets]):
         total: Tensor = model(**inputs, logits_to_keep=targets - 1, use_cache=False).logits
     return total
+
+
+def try_loss(model: Any, batch: dict[str, Any]) -> None:
+    """Finds out on a batch whether a model's output layer can be lent to the loss.
+
+    Ranks among which ZeRO-3 divides the weights try it together, on the same batch: each pass is one for all of them.
+    """
+    labels = batch["labels"][0]
+    targets = (labels != IGNORED).nonzero()[:, 0]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    holds = can_hold_loss(model, inputs, targets - 1, labels[targets])
+    setattr(getattr(model, "module", model), HOLDS_LOSS, holds)
 
 
 def attention_for(config: Any) -> str:

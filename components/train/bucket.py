@@ -16,8 +16,8 @@ from components.errors import ClusterError
 from components.models import MODEL_FILES
 from components.sources import Pinned, fetch, where
 from components.store import MARKER, Store
+from components.train.checks import check_inputs
 from components.train.config import TrainConfig
-from components.train.train import refuse_new_tokens_in_parts
 
 
 class Bucket:
@@ -113,7 +113,7 @@ class Bucket:
         copy = Store(f"{self.uri}/cache/{config.base_model_digest.replace(':', '-')}")
         if copy.read(MARKER) is None:
             base = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model", MODEL_FILES)
-            refuse_new_tokens_in_parts(config, base)
+            check_inputs(config, base)
             names = sorted({file.name for pattern in MODEL_FILES for file in base.glob(pattern)})
             print(f"train: copying {config.base_model} to {copy.uri}, once", flush=True)
             copy.put(base, names)

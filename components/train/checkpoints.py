@@ -154,6 +154,8 @@ class Checkpoints:
         )
 
     def _prune(self, best_step: int | None) -> None:
+        for left in self.folder.glob(f"{PARTIAL}*"):  # by attempts that were killed, or converted and loaded since
+            shutil.rmtree(left, ignore_errors=True)
         for name in self.names()[self.keep :]:
             if step_of(name) != best_step:
                 self._remove(name)

@@ -14,8 +14,8 @@ from typing import Any
 from components.errors import ClusterError, ModelError
 from components.models import MODEL_FILES
 from components.sources import Pinned, fetch
+from components.train.checks import check_inputs
 from components.train.config import TrainConfig
-from components.train.train import refuse_new_tokens_in_parts
 
 
 class Claim:
@@ -50,7 +50,7 @@ class Claim:
             raise ModelError(
                 f"base_model: {base} is not on the claim at {self.path}; give a hub id, a URI, or a folder there"
             )
-        refuse_new_tokens_in_parts(config, base)
+        check_inputs(config, base)
         inputs, partial = self.folder / "input", self.folder / "input.partial"
         if not inputs.exists():
             shutil.rmtree(partial, ignore_errors=True)

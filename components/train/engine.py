@@ -56,6 +56,8 @@ def make_engine(model: Any, config: TrainConfig, settings: dict[str, Any]) -> An
     adamw = _adamw(config)
     optimizer = adamw([group for group in groups if group["params"]], lr=config.learning_rate)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    # its scripts beside a checkpoint are for users of DeepSpeed alone, and would fail on a full disk past our writer
+    engine._copy_recovery_script = lambda _: None
     return engine
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -41,19 +41,48 @@ def torchrun(module_arguments: list[str], processes: int, scratch: Path, grace_s
         UserError: a rank refused its input.
         ResumableError: it was asked to stop.
     """
-    stop_file, stopped_file = scratch / "stop", scratch / "stopped"
+    stop, stopped_file = stop_file(scratch), scratch / "stopped"
     options = [f"--nproc_per_node={processes}", *([] if "PET_NNODES" in os.environ else ["--standalone"])]
     command = [*options, "-m", "components.train", *module_arguments]
-    with _environment(processes, {STOP_FILE: str(stop_file), STOPPED_FILE: str(stopped_file)}):
+    with _environment(processes, {STOP_FILE: str(stop), STOPPED_FILE: str(stopped_file)}):
         agent = Agent(command)
-        agent.start()
-        _wait(agent, stop_file, grace_seconds)
+        with _handling(lambda *_: stop.touch()):
+            agent.start()
+            _wait(agent, stop, grace_seconds)
     if stopped_file.exists():  # asked here, or on another node
         raise ResumableError(f"{stopped_file.read_text(encoding='utf-8')}, on request; start it again to go on")
-    if agent.failure is not None and stop_file.exists():
+    if agent.failure is not None and stop.exists():
         raise ResumableError("stopped on request, without a new checkpoint; start it again to go on")
     if agent.failure is not None:
         raise cause(agent.failure)  # and where it had finished before it could stop, it has finished
+
+
+def stop_file(scratch: Path) -> Path:
+    """The file whose appearance asks this node's ranks to stop."""
+    return scratch / "stop"
+
+
+@contextmanager
+def preparing(scratch: Path) -> Iterator[None]:
+    """Inside, before any rank has started, a signal to stop ends the work at once; there is nothing to save yet."""
+
+    def stop(*_: Any) -> None:
+        stop_file(scratch).touch()  # for the ranks, should a library take the error for its own
+        raise ResumableError("stopped on request, before the training had begun; start it again")
+
+    with _handling(stop):
+        yield
+
+
+@contextmanager
+def _handling(handler: Callable[..., None]) -> Iterator[None]:
+    """Inside, SIGTERM and SIGINT are handled so."""
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 class Agent(Thread):
@@ -75,26 +104,17 @@ class Agent(Thread):
             self.failure = failure
 
 
-def _wait(agent: Agent, stop_file: Path, grace_seconds: float) -> None:
-    """Waits for the ranks' end; a signal becomes the file that asks them to stop."""
-
-    def ask(*_: Any) -> None:
-        stop_file.touch()
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+def _wait(agent: Agent, stop: Path, grace_seconds: float) -> None:
+    """Waits for the ranks' end; once the file is there that asks them to stop, not longer than their grace."""
     deadline: float | None = None
-    try:
-        while agent.is_alive():
-            if deadline is None and stop_file.exists():
-                deadline = time.monotonic() + grace_seconds
-                print(f"train: asked to stop; a checkpoint is due within {grace_seconds:g} s", flush=True)
-            if deadline is not None and time.monotonic() > deadline:
-                print(f"train: the ranks have not stopped within {grace_seconds:g} s and are killed", file=sys.stderr)
-                kill_ranks()
-            agent.join(POLL_SECONDS)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    while agent.is_alive():
+        if deadline is None and stop.exists():
+            deadline = time.monotonic() + grace_seconds
+            print(f"train: asked to stop; a checkpoint is due within {grace_seconds:g} s", flush=True)
+        if deadline is not None and time.monotonic() > deadline:
+            print(f"train: the ranks have not stopped within {grace_seconds:g} s and are killed", file=sys.stderr)
+            kill_ranks()
+        agent.join(POLL_SECONDS)
 
 
 def kill_ranks() -> None:

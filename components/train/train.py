@@ -14,10 +14,10 @@ from components import code_digest
 from components.errors import ParameterError, PipelineError, StorageError
 from components.models import MODEL_FILES
 from components.records import canonical_json, count_rows, digest, path_digest, read_json
-from components.rendering import load_tokenizer
 from components.sources import Pinned, fetch
-from components.train.config import DECIDING, NO_NEW_TOKENS, TrainConfig
-from components.train.launcher import torchrun
+from components.train.checks import check_inputs, check_outputs
+from components.train.config import DECIDING, TrainConfig
+from components.train.launcher import preparing, torchrun
 
 
 def train(config: TrainConfig, publish: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -43,21 +43,12 @@ def train(config: TrainConfig, publish: Callable[[], None] = lambda: None) -> di
         except PipelineError as error:
             raise SystemExit(error.exit_code) from None  # told once, by the launcher
         return {}
-    processes, cuda = placement(config)
-    rows = count_rows(config.train)
-    print(f"train: {rows} rows, {processes} process{'es' if processes > 1 else ''} on {'GPU' if cuda else 'CPU'}")
-    # fetched once, here; every rank then reads the folder
-    folder = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model", MODEL_FILES)
-    refuse_new_tokens_in_parts(config, folder)
-    config = computable(config, cuda)
-    print(f"train: {memory_line(config, folder, processes, cuda)}")
-    if not cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     with tempfile.TemporaryDirectory() as scratch:
-        local = replace(with_checkpoints(config, Path(scratch)), base_model=str(folder), nproc_per_node=processes)
         settings = Path(scratch) / "config.json"
-        settings.write_text(json.dumps(local.plain()), encoding="utf-8")
-        torchrun(["--config", str(settings)], processes, Path(scratch), config.grace_seconds)
+        with preparing(Path(scratch)):
+            local = with_checkpoints(prepare(config), Path(scratch))
+            settings.write_text(json.dumps(local.plain()), encoding="utf-8")
+        torchrun(["--config", str(settings)], local.nproc_per_node, Path(scratch), config.grace_seconds)
     if node_rank() != 0:
         return {}
     publish()
@@ -68,6 +59,26 @@ def train(config: TrainConfig, publish: Callable[[], None] = lambda: None) -> di
         f"{metrics['tokens_per_second']:.0f} tokens/s"
     )
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def prepare(config: TrainConfig) -> TrainConfig:
+    """The training as this machine's ranks are told it: checked, with the base model fetched, and told its memory.
+
+    Raises:
+        UserError: what it is given cannot be trained on here.
+    """
+    processes, cuda = placement(config)
+    ranks = f"{processes} process{'es' if processes > 1 else ''} on {'GPU' if cuda else 'CPU'}"
+    print(f"train: {count_rows(config.train)} rows, {ranks}", flush=True)
+    # fetched once, here; every rank then reads the folder
+    folder = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model", MODEL_FILES)
+    check_inputs(config, folder)
+    check_outputs(config)
+    config = computable(config, cuda)
+    print(f"train: {memory_line(config, folder, processes, cuda)}", flush=True)
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    return replace(config, base_model=str(folder), nproc_per_node=processes)
 
 
 def node_rank() -> int:
@@ -100,13 +111,6 @@ def forget_checkpoints(local: TrainConfig) -> None:
             print(f"train: the checkpoints are not removed: {error}", file=sys.stderr)
     if local.checkpoints:
         shutil.rmtree(local.checkpoints, ignore_errors=True)
-
-
-def refuse_new_tokens_in_parts(config: TrainConfig, folder: Path) -> None:
-    """Raises ParameterError when adapters should train new tokens under ZeRO-3."""
-    in_parts = config.method == "lora" and config.zero_stage == 3
-    if in_parts and len(load_tokenizer(config.tokenizer)) > len(load_tokenizer(folder)):
-        raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
 
 
 def training_key(config: TrainConfig) -> str:

@@ -17,10 +17,11 @@ import transformers
 from transformers.integrations import HfDeepSpeedConfig
 
 from components.errors import ResumableError
+from components.packing import try_loss
 from components.records import write_json
 from components.rendering import load_tokenizer
 from components.store import Store
-from components.train.batches import Rows
+from components.train.batches import Rows, flattened
 from components.train.board import Board
 from components.train.checkpoints import STATE, Checkpoints, universal
 from components.train.config import TrainConfig
@@ -33,6 +34,7 @@ from components.train.stored import StoredCheckpoints
 
 PATIENCE = timedelta(hours=2)  # for rank 0 to check, convert or gather what is large
 DEAD_PEER_SECONDS = 5.0
+TRIED_TARGETS = 32
 
 
 def work(config: TrainConfig) -> None:
@@ -100,6 +102,7 @@ class Worker:
         del partitioned
         self.times.setdefault("data and model", time.time())
         engine = make_engine(model, self.config, settings)
+        try_loss(engine, self.first_batch(engine.device))  # by all ranks at once: later, some may have no rows
         self.times.setdefault("DeepSpeed's engine", time.time())
         if checkpoint and self.checkpoints:
             load(engine, converted or checkpoint, self.config)
@@ -107,6 +110,13 @@ class Worker:
             self.times.setdefault("checkpoint", time.time())
             self.checkpoints.loaded()
         return state, engine
+
+    def first_batch(self, device: torch.device) -> dict[str, Any]:
+        """A short row with enough targets to try the loss on, the same on all ranks."""
+        targets = self.rows.targets
+        enough = (targets >= min(TRIED_TARGETS, targets.max())).nonzero()[0]
+        [batch] = flattened(self.rows, [[int(enough[targets[enough].argmin()])]], device)
+        return batch
 
     def read_state(self, checkpoint: Path | None) -> State:
         """What a checkpoint says, or a beginning."""

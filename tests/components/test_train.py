@@ -8,24 +8,28 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from components.errors import ParameterError
+from components.errors import DataError, ParameterError
 from components.models import load_model
 from components.train.batches import GlobalBatches
 from components.train.board import Board
 from components.train.config import TrainConfig
 from components.train.deepspeed import deepspeed_config
 from components.train.memory import report
+from components.train.train import train
 from tests.components.trainings import command, curve, prepare, run, weights
 from tests.golden import FOLDER
 
@@ -49,10 +53,9 @@ def chat_model(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_division_of_the_global_batch_trains_the_same_model(prepared: Path, stories: Path, tmp_path: Path) -> None:
-    """8 rows at once, one by one, two ranks of 2 x 2, ZeRO-3: the loss is over the global batch's targets."""
+    """8 rows at once, two ranks of 2 x 2, ZeRO-3: over a whole training."""
     divisions = {
         "one": {"per_device_batch_size": 8, "nproc_per_node": 1},
-        "accumulated": {"per_device_batch_size": 1, "gradient_accumulation_steps": 8, "nproc_per_node": 1},
         "ranks": {"per_device_batch_size": 2, "gradient_accumulation_steps": 2, "nproc_per_node": 2},
         "parts": {"per_device_batch_size": 4, "nproc_per_node": 2, "zero_stage": 3},
     }
@@ -60,11 +63,54 @@ def test_any_division_of_the_global_batch_trains_the_same_model(prepared: Path, 
         finished = run(prepared, stories, tmp_path / name, **division)
         assert finished.returncode == 0, finished.stdout + finished.stderr
     shapes = {key: weight.shape for key, weight in weights(tmp_path / "one").items()}
-    for name in ("accumulated", "ranks", "parts"):
+    for name in ("ranks", "parts"):
         assert {key: weight.shape for key, weight in weights(tmp_path / name).items()} == shapes
         # the whole curve: a step's loss and gradient depend on every step before it
         assert curve(tmp_path / name, "loss") == pytest.approx(curve(tmp_path / "one", "loss"), rel=1e-5)
         assert curve(tmp_path / name, "grad_norm") == pytest.approx(curve(tmp_path / "one", "grad_norm"), rel=1e-4)
+
+
+ONE_RANK: dict[str, dict[str, Any]] = {
+    "8 x 1": {"per_device_batch_size": 8},
+    "1 x 8": {"per_device_batch_size": 1, "gradient_accumulation_steps": 8},
+    "eager": {"per_device_batch_size": 8, "attention": "eager"},
+    "recomputed": {"per_device_batch_size": 8, "gradient_checkpointing": True},
+}
+TWO_RANKS: dict[str, dict[str, Any]] = {
+    "2 ranks x 4": {"per_device_batch_size": 4},
+    "2 ranks x 2 x 2": {"per_device_batch_size": 2, "gradient_accumulation_steps": 2},
+    "ZeRO-1": {"per_device_batch_size": 4, "zero_stage": 1},
+    "ZeRO-2": {"per_device_batch_size": 4, "zero_stage": 2},
+    "ZeRO-3": {"per_device_batch_size": 4, "zero_stage": 3},
+}
+
+
+def test_loss_and_gradients_are_the_same_however_a_step_is_computed(
+    prepared: Path, stories: Path, tmp_path: Path
+) -> None:
+    """Packed and row by row, divided over micro-batches, ranks and ZeRO's stages, by either attention: to 1e-5."""
+    settings: dict[str, Any] = {name: str(prepared / name) for name in ("train", "test", "tokenizer")}
+    settings |= {"base_model": str(stories), "precision": "fp32", "zero_stage": 0, "gradient_checkpointing": False}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    for ranks, divisions in ((1, ONE_RANK), (2, TWO_RANKS)):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        what = [str(tmp_path / "settings.json"), str(tmp_path), json.dumps(divisions)]
+        finished = subprocess.run(
+            [*torchrun, "-m", "tests.components.gradients", *what],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
+        )
+        assert finished.returncode == 0, finished.stderr
+    reference = load_file(tmp_path / "8 x 1.safetensors")
+    for name in (*ONE_RANK, *TWO_RANKS):
+        found = load_file(tmp_path / f"{name}.safetensors")
+        assert found.keys() == reference.keys()
+        apart = {key: float((found[key] - wanted).norm() / wanted.norm()) for key, wanted in reference.items()}
+        worst = max(apart, key=apart.__getitem__)
+        print(f"{name}: loss {apart['loss']:.1e} apart, gradients at most {apart[worst]:.1e} ({worst})")
+        assert apart[worst] <= 1e-5, (name, worst)
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +263,63 @@ def test_bad_input_is_one_line_and_exit_2(
     assert finished.returncode == 2
     assert message in finished.stderr.strip().splitlines()[-1]
     assert "Traceback" not in finished.stderr
+
+
+def of_no_rows(rows: pa.Table) -> pa.Table:
+    return rows.slice(0, 0)
+
+
+def of_prompts_alone(rows: pa.Table) -> pa.Table:
+    ends = pa.array([len(ids) for ids in rows["input_ids"]], pa.int32())
+    return rows.set_column(rows.schema.get_field_index("loss_start"), "loss_start", ends)
+
+
+def config(prepared: Path, base: Path, output: Path, **values: Any) -> TrainConfig:
+    inputs: dict[str, Any] = {name: prepared / name for name in ("train", "test", "tokenizer")}
+    outputs: dict[str, Any] = {name: output / name for name in ("model", "curves", "metrics")}
+    return TrainConfig(**{**inputs, **outputs, "base_model": str(base), "precision": "fp32", **values})
+
+
+@pytest.mark.parametrize(
+    ("side", "change", "message"),
+    [
+        ("train", of_no_rows, "train: .* holds no rows; give more records, or another test_size"),
+        ("test", of_no_rows, "test: .* holds no rows; give more records, or another test_size"),
+        ("train", of_prompts_alone, "has a target token, so there is nothing to learn or to measure"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_refused_before_the_ranks_start(
+    prepared: Path, stories: Path, tmp_path: Path, side: str, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    pq.write_table(change(pq.read_table(prepared / side)), tmp_path / side)
+    with pytest.raises(DataError, match=message):
+        train(config(prepared, stories, tmp_path, **{side: tmp_path / side}))
+
+
+def test_rows_longer_than_a_models_table_of_positions_are_refused(prepared: Path, tmp_path: Path) -> None:
+    shape = GPT2Config(vocab_size=520, n_positions=64, n_embd=32, n_layer=1, n_head=2)
+    GPT2LMHeadModel(shape).save_pretrained(tmp_path / "base")
+    with pytest.raises(DataError, match=r"train: a row has \d+ tokens and .* 64 positions; .* max_length=65 or less"):
+        train(config(prepared, tmp_path / "base", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "model"])
+def test_a_place_that_cannot_be_written_is_told_before_the_training(
+    prepared: Path, stories: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ParameterError, match=f"{name}: .*/file.* cannot be written .*; give another folder"):
+        train(config(prepared, stories, tmp_path, **{name: tmp_path / "file" / "inside"}))
+
+
+def test_ranks_without_rows_keep_up_with_the_others(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    """Under ZeRO-3, where every pass of one rank is a pass of all."""
+    for side in ("train", "test"):
+        pq.write_table(pq.read_table(prepared / side).slice(0, 1), tmp_path / side)
+    sides = {side: tmp_path / side for side in ("train", "test")}
+    finished = run(prepared, stories, tmp_path, **sides, zero_stage=3, nproc_per_node=2)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert len(curve(tmp_path, "eval_loss")) == 2
 
 
 def batches(rank: int, *, micro_batch: int, accumulation: int, world_size: int, rows: int = 29) -> GlobalBatches:

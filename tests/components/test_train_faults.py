@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -23,7 +24,7 @@ from components.train.launcher import RESUME_EXIT_CODE
 from tests.components.trainings import command, curve, prepare, run, weights
 
 PATIENCE_SECONDS = 150
-KILLS = int(os.environ.get("KILLS", "5"))
+KILLS, KILLS_SEED = int(os.environ.get("KILLS", "5")), int(os.environ.get("KILLS_SEED", "20"))
 ARGUMENTS = {"per_device_batch_size": 2, "nproc_per_node": 2, "save_steps": 4, "epochs": 6}
 
 
@@ -134,7 +135,7 @@ def test_sigterm_leaves_a_checkpoint_and_the_next_start_goes_on_from_there(
 def test_killed_at_random_points_the_weights_are_those_of_an_undisturbed_training(
     start: Callable[..., Training], whole: Path, tmp_path: Path
 ) -> None:
-    chance = random.Random(20)
+    chance = random.Random(KILLS_SEED)
     total = json.loads((whole / "metrics.json").read_text())["steps"]
     for number, step in enumerate(sorted(chance.sample(range(total - 8), KILLS))):
         training = start()
@@ -218,6 +219,63 @@ def test_a_killed_rank_ends_the_others_at_once_and_is_named(start: Callable[...,
     assert code == 1
     assert said.splitlines()[-1].startswith("train: training failed: rank 1 was killed by SIGKILL")
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.faults
+def test_a_rank_that_dies_while_starting_ends_the_others_and_is_named(start: Callable[..., Training]) -> None:
+    training = start()
+    training.wait_until(lambda: len(training.ranks()) == 2)
+    ranks = training.ranks()
+    ranks[1].kill()
+    code, said = training.end()
+    assert code == 1
+    assert said.splitlines()[-1].startswith("train: training failed: rank 1 was killed by SIGKILL")
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
+
+
+@pytest.mark.faults
+def test_sigterm_before_the_ranks_have_started_means_start_again(
+    start: Callable[..., Training], tmp_path: Path
+) -> None:
+    training = start()
+    training.wait_until(lambda: "2 processes on CPU" in training.log.read_text())
+    training.process.send_signal(signal.SIGTERM)
+    code, said = training.end()
+    assert code == RESUME_EXIT_CODE, said
+    assert said.splitlines()[-1].startswith("train: stopped ")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.faults
+def test_killed_while_a_checkpoint_is_written_nothing_of_it_counts_or_stays(
+    start: Callable[..., Training], whole: Path, tmp_path: Path
+) -> None:
+    training = start(save_steps=1)
+    training.wait_until(lambda: any(training.checkpoints.glob("*/.partial-checkpoint-*")))
+    training.process.kill()
+    training.end()
+    training = start(save_steps=2)
+    training.wait_for_step(40)
+    training.process.send_signal(signal.SIGTERM)
+    assert training.end()[0] == RESUME_EXIT_CODE
+    assert not list(training.checkpoints.glob("*/.partial-*"))
+    code, said = start().end()
+    assert code == 0, said
+    assert_same(tmp_path, whole)
+
+
+@pytest.mark.faults
+def test_a_folder_that_goes_away_costs_checkpoints_and_not_the_training(
+    start: Callable[..., Training], whole: Path, tmp_path: Path
+) -> None:
+    training = start(save_steps=20)
+    training.wait_until_ready()
+    shutil.rmtree(training.checkpoints)
+    training.checkpoints.touch()
+    code, said = training.end()
+    assert code == 0, said
+    assert "the checkpoint at step 20 could not be written (rank 0: Not a directory); training goes on" in said
+    assert_same(tmp_path, whole)
 
 
 @pytest.mark.faults

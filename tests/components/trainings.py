@@ -13,6 +13,7 @@ from components.ingest.ingest import ingest
 from components.split.split import split
 from components.tokenize.tokenize import tokenize
 
+PATIENCE_SECONDS = 300  # for ranks that wait for each other
 BASE_ARGUMENTS = {
     "precision": "fp32",
     "learning_rate": "1e-3",
@@ -60,7 +61,8 @@ def command(prepared: Path, base: Path, output: Path, **arguments: Any) -> list[
 
 
 def run(prepared: Path, base: Path, output: Path, **arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(prepared, base, output, **arguments), capture_output=True, text=True, check=False)
+    asked = command(prepared, base, output, **arguments)
+    return subprocess.run(asked, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:

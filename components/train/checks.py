@@ -1,0 +1,64 @@
+"""What is refused before any rank starts, in one line, because it would fail later, or hours later."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from components.errors import DataError, ParameterError
+from components.models import max_positions
+from components.rendering import load_tokenizer
+from components.train.batches import Rows
+from components.train.config import NO_NEW_TOKENS, TrainConfig
+
+
+def check_inputs(config: TrainConfig, base_model: Path) -> None:
+    """Checks rows and tokenizer against the base model in a folder.
+
+    Raises:
+        DataError: there are no rows, none has a target token, or one is longer than the model can be given.
+        ParameterError: adapters should train new tokens under ZeRO-3.
+    """
+    check_rows("train", config.train, base_model)
+    check_rows("test", config.test, base_model)
+    in_parts = config.method == "lora" and config.zero_stage == 3
+    if in_parts and len(load_tokenizer(config.tokenizer)) > len(load_tokenizer(base_model)):
+        raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
+
+
+def check_rows(side: str, path: Path, base_model: Path) -> None:
+    """Raises DataError when the rows of a side can be no part of a training."""
+    from transformers import AutoConfig
+
+    rows = Rows(path)
+    if not len(rows):
+        raise DataError(f"{side}: {path} holds no rows; give more records, or another test_size")
+    if not rows.targets.any():
+        raise DataError(f"{side}: no row of {path} has a target token, so there is nothing to learn or to measure")
+    model: Any = AutoConfig.from_pretrained(str(base_model), local_files_only=True)
+    limit, longest = max_positions(model), int(rows.lengths.max())
+    # a model with rotary positions has one for every length
+    if limit and longest > limit and not getattr(model, "rope_parameters", None):
+        raise DataError(
+            f"{side}: a row has {longest} tokens and the base model has {limit} positions; "
+            f"tokenize with max_length={limit + 1} or less"
+        )
+
+
+def check_outputs(config: TrainConfig) -> None:
+    """Raises ParameterError when what the training is to leave cannot be written: now, and not at its end."""
+    outputs: dict[str, Path | None] = {
+        "model": config.model.parent,
+        "curves": config.curves.parent,
+        "metrics": config.metrics.parent,
+        "checkpoints": config.checkpoints,
+    }
+    for name, folder in outputs.items():
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+        except OSError as error:
+            raise ParameterError(
+                f"{name}: {folder} cannot be written ({error.strerror}); give another folder"
+            ) from error
