@@ -180,10 +180,13 @@ def load(folder: Path, vocabulary_size: int, precision: str) -> Any:
     import transformers
 
     from components.evaluate.devices import place
+    from components.evaluate.memory import keep_freed_memory
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model = load_model(folder, vocabulary_size, torch.float32 if precision == "fp32" else torch.bfloat16)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     return place(model)
 
 
