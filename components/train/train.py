@@ -105,7 +105,10 @@ def forget_checkpoints(local: TrainConfig) -> None:
 def refuse_new_tokens_in_parts(config: TrainConfig, folder: Path) -> None:
     """Raises ParameterError when adapters should train new tokens under ZeRO-3."""
     in_parts = config.method == "lora" and config.zero_stage == 3
-    if in_parts and len(load_tokenizer(config.tokenizer)) > len(load_tokenizer(folder)):
+    if not in_parts:
+        return
+    tokens, known = (len(load_tokenizer(place, config.trust_remote_code)) for place in (config.tokenizer, folder))
+    if tokens > known:
         raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
 
 
