@@ -6,6 +6,7 @@ the transformers guide, one window at a time; instruction records, against padde
 """
 
 import argparse
+import contextlib
 import json
 import random
 import statistics
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,23 @@ from benchmarks import harness
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 WINDOW, STRIDE, BATCH, SEED = 2048, 1024, 8, 42
 PAIRS = {"text": ("ours", "harness"), "strided": ("ours_strided", "guide"), "records": ("ours_records", "padded")}
+# Returns the tokens that it scored or read, and the figures that it found.
+Work = Callable[[], tuple[int, dict[str, Any]]]
 FIGURES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
 def main() -> int:
     """Prints what was measured; its last line is one JSON object."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate", description="Benchmark the evaluation.")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side (default: %(default)s)")
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=[*PAIRS], help="what to compare (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each side (default: %(default)s)")
     parser.add_argument("--characters", type=int, default=24000, help="length of the text (default: %(default)s)")
     parser.add_argument("--records", type=int, default=48, help="instruction records (default: %(default)s)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        print(json.dumps(SIDES[arguments.side](arguments.folder)))
+        serve(SIDES[arguments.side](arguments.folder))
         return 0
     if not SHARED.exists():
         print(f"benchmark: {SHARED} is not there", file=sys.stderr)
@@ -43,12 +47,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         prepare(folder, arguments.characters, arguments.records)
-        runs: dict[str, list[dict[str, float]]] = {side: [] for pair in PAIRS.values() for side in pair}
-        for _ in range(arguments.rounds):
-            for side, results in runs.items():
-                results.append(worker(side, folder))
-                print(side, json.dumps(results[-1]), flush=True)
-    report(runs)
+        results = [entry for pair in arguments.pairs for entry in compare(pair, folder, arguments.rounds)]
+    print(json.dumps({"results": results}))
     return 0
 
 
@@ -79,22 +79,62 @@ def prepare(folder: Path, characters: int, records: int) -> None:
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
-def worker(side: str, folder: Path) -> dict[str, float]:
-    """One run of one side in a fresh process."""
+def compare(pair: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Both sides of a pair in turn, each in a process of its own that has loaded its model.
+
+    The first round warms up, and tells the memory; the others tell the time.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in PAIRS[pair]}
+    with contextlib.ExitStack() as stack:
+        sides = {side: stack.enter_context(started(side, folder)) for side in runs}
+        for _ in range(1 + rounds):
+            for side, results in runs.items():
+                results.append(ask(side, sides[side]))
+                print(side, json.dumps(results[-1]), flush=True)
+    return report(pair, runs)
+
+
+@contextlib.contextmanager
+def started(side: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that works once for each line that it is sent."""
     interpreter = harness.python() if side == "harness" else Path(sys.executable)
     command = [str(interpreter), "-W", "ignore", "-m", "benchmarks.evaluate", "--side", side, "--folder", str(folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # our own command
-    if finished.returncode:
-        raise RuntimeError(f"{side} failed:\n{finished.stderr}")
-    result: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
-    return result
+    with (
+        (folder / f"{side}.log").open("w") as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process,  # noqa: S603
+    ):
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
-def measured(work: Callable[[], tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+def ask(side: str, process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """One round of a side."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        if line.startswith("{"):
+            result: dict[str, Any] = json.loads(line)
+            return result
+    raise RuntimeError(f"{side} ended with {process.wait()}; see its log")
+
+
+def serve(work: Work) -> None:
+    """Works and answers with what was measured, for each line on standard input."""
+    for _ in sys.stdin:
+        print(json.dumps(measured(work)), flush=True)
+
+
+def measured(work: Work) -> dict[str, Any]:
     """Tokens a second, wall and processor time, and peak memory above what the process holds now.
 
     Args:
         work: returns the tokens that it scored or read, and the figures that it found.
+
+    The peak is that of the first round: later ones reuse what the process keeps.
     """
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak of loading the model
     before, started, used = _status("VmRSS"), time.perf_counter(), time.process_time()
@@ -109,18 +149,17 @@ def measured(work: Callable[[], tuple[int, dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def ours(folder: Path) -> dict[str, Any]:
-    """Ours, in windows that do not overlap; and how far it is from the floor that its arithmetic sets."""
-    result = _ours_on_text(folder, 0)
-    return {**result, **_floor(folder, int(result["target_tokens"]), result["seconds"])}
+def ours(folder: Path) -> Work:
+    """Ours, in windows that do not overlap."""
+    return _ours_on_text(folder, 0)
 
 
-def ours_strided(folder: Path) -> dict[str, Any]:
+def ours_strided(folder: Path) -> Work:
     """Ours, with a stride."""
     return _ours_on_text(folder, STRIDE)
 
 
-def _ours_on_text(folder: Path, stride: int) -> dict[str, Any]:
+def _ours_on_text(folder: Path, stride: int) -> Work:
     from components.evaluate.corpora import encode, score_corpus
     from components.evaluate.subjects import load
     from components.rendering import load_tokenizer
@@ -129,16 +168,19 @@ def _ours_on_text(folder: Path, stride: int) -> dict[str, Any]:
     corpus = encode(load_tokenizer(folder / "model"), folder / "text.txt", window=WINDOW, stride=stride)
 
     def work() -> tuple[int, dict[str, Any]]:
-        figures = score_corpus(model, corpus, batch_size=BATCH, description="ours").figures()
-        return figures["target_tokens"], figures
+        with contextlib.redirect_stdout(sys.stderr):
+            figures = score_corpus(model, corpus, batch_size=BATCH, description="ours").figures()
+        read = [len(window["input_ids"]) - 1 for window in corpus]
+        return figures["target_tokens"], {**figures, "flops": _flops(folder, read, figures["target_tokens"])}
 
-    return measured(work)
+    return work
 
 
-def run_harness(folder: Path) -> dict[str, Any]:
-    """lm-evaluation-harness, through its own evaluation of a local task; its model calls alone are timed."""
+def run_harness(folder: Path) -> Work:
+    """lm-evaluation-harness, through its own evaluation of a local task."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     task = {
         "task": "text",
@@ -152,19 +194,18 @@ def run_harness(folder: Path) -> dict[str, Any]:
     }
     model = HFLM(pretrained=str(folder / "model"), device="cpu", dtype="float32", batch_size=1, max_length=WINDOW)
     tokens = len(model.tok_encode((folder / "text.txt").read_text(encoding="utf-8")))
-    rolling = model.loglikelihood_rolling
-    timed: dict[str, Any] = {}
+    manager = TaskManager(include_defaults=False)
 
-    def scored(*requests: Any, **options: Any) -> Any:
-        timed.update(measured(lambda: (tokens, {"answers": rolling(*requests, **options)})))
-        return timed.pop("answers")
+    def work() -> tuple[int, dict[str, Any]]:
+        with contextlib.redirect_stdout(sys.stderr):
+            answered = simple_evaluate(model=model, tasks=[task], task_manager=manager, bootstrap_iters=0)
+        results = answered["results"]["text"]
+        return tokens, {"target_tokens": tokens, **{name: results[f"{name},none"] for name in FIGURES}}
 
-    model.loglikelihood_rolling = scored
-    results = simple_evaluate(model=model, tasks=[task], bootstrap_iters=0)["results"]["text"]
-    return {**timed, "target_tokens": tokens, **{name: results[f"{name},none"] for name in FIGURES}}
+    return work
 
 
-def guide(folder: Path) -> dict[str, Any]:
+def guide(folder: Path) -> Work:
     """The loop of "Perplexity of fixed-length models" in the transformers documentation, as it stands there."""
     import torch
 
@@ -186,10 +227,10 @@ def guide(folder: Path) -> dict[str, Any]:
                 break
         return ids.size(1), {"perplexity": float(torch.tensor(nll / count).exp()), "target_tokens": count}
 
-    return measured(work)
+    return work
 
 
-def ours_records(folder: Path) -> dict[str, Any]:
+def ours_records(folder: Path) -> Work:
     """Ours, on instruction records."""
     from components.evaluate.perplexity import score
     from components.evaluate.subjects import load
@@ -198,13 +239,14 @@ def ours_records(folder: Path) -> dict[str, Any]:
     model = load(folder / "model", 0, "fp32")
 
     def work() -> tuple[int, dict[str, Any]]:
-        figures = score(model, rows, batch_size=BATCH).figures()
+        with contextlib.redirect_stdout(sys.stderr):
+            figures = score(model, rows, batch_size=BATCH).figures()
         return sum(len(row["input_ids"]) for row in rows), figures
 
-    return measured(work)
+    return work
 
 
-def padded(folder: Path) -> dict[str, Any]:
+def padded(folder: Path) -> Work:
     """Records in the order in which they come, batches of 8 padded to the longest, logits at every position."""
     import torch
 
@@ -222,40 +264,42 @@ def padded(folder: Path) -> dict[str, Any]:
         perplexity = float(torch.tensor(nll / count).exp())
         return sum(len(row["input_ids"]) for row in rows), {"perplexity": perplexity, "target_tokens": count}
 
-    return measured(work)
+    return work
 
 
-def report(runs: dict[str, list[dict[str, float]]]) -> None:
+def report(pair: str, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Medians, spreads and ratios (above 1: we are better), the agreement, and the distance to the floor."""
     results = []
-    for pair, sides in PAIRS.items():
-        for name, unit, more_is_better in (
-            ("tokens_per_second", "tokens/s", True),
-            ("tokens_per_cpu_second", "tokens/s of processor time", True),
-            ("peak_mib", "MiB above the loaded model", False),
-        ):
-            values = [[run[name] for run in runs[side]] for side in sides]
-            mine, other = map(statistics.median, values)
-            for side, found in zip(sides, values, strict=True):
-                spread = f"{min(found):.4g} to {max(found):.4g}"
-                print(f"{pair} {name:<24}{side:<14}median {statistics.median(found):.4g}, {spread}")
-            # of each round's two runs, so that a load that both met does not count
-            rounds = [a / b if more_is_better else b / a for a, b in zip(*values, strict=True)]
-            ratio = statistics.median(rounds)
-            print(f"{pair} {name:<24}ratio         median {ratio:.3g}, {min(rounds):.3g} to {max(rounds):.3g}")
-            results.append({"name": f"{pair}_{name}", "ours": mine, "baseline": other, "ratio": ratio, "unit": unit})
-        for name in FIGURES if pair == "text" else ("perplexity",):
-            mine, other = (runs[side][0][name] for side in sides)
-            print(
-                f"{pair} {name:<24}ours {mine:.9g}, {sides[1]} {other:.9g}, relative difference {mine / other - 1:.1e}"
-            )
-            results.append(
-                {"name": f"{pair}_{name}", "ours": mine, "baseline": other, "ratio": mine / other, "unit": ""}
-            )
-    share = statistics.median(run["floor_share"] for run in runs["ours"])
-    floor = {"name": "text_floor_share", "ours": share, "baseline": 1.0, "ratio": share, "unit": "of matmul peak"}
-    print(f"text floor: {share:.0%} of the time that this arithmetic takes at the speed of large matrix products")
-    print(json.dumps({"results": [*results, floor]}))
+    sides = PAIRS[pair]
+    for name, unit, more_is_better in (
+        ("tokens_per_second", "tokens/s", True),
+        ("tokens_per_cpu_second", "tokens/s of processor time", True),
+        ("peak_mib", "MiB above the loaded model", False),
+    ):
+        rounds = slice(1, None) if more_is_better else slice(1)  # what a process once had it keeps
+        values = [[run[name] for run in runs[side][rounds]] for side in sides]
+        mine, other = map(statistics.median, values)
+        for side, found in zip(sides, values, strict=True):
+            spread = f"{min(found):.4g} to {max(found):.4g}"
+            print(f"{pair} {name:<24}{side:<14}median {statistics.median(found):.4g}, {spread}")
+        # of each round's two runs, so that a load that both met does not count
+        ratios = [a / b if more_is_better else b / a for a, b in zip(*values, strict=True)]
+        ratio = statistics.median(ratios)
+        print(f"{pair} {name:<24}ratio         median {ratio:.3g}, {min(ratios):.3g} to {max(ratios):.3g}")
+        results.append({"name": f"{pair}_{name}", "ours": mine, "baseline": other, "ratio": ratio, "unit": unit})
+    for name in FIGURES if pair == "text" else ("perplexity",):
+        mine, other = (runs[side][0][name] for side in sides)
+        print(f"{pair} {name:<24}ours {mine:.9g}, {sides[1]} {other:.9g}, relative difference {mine / other - 1:.1e}")
+        results.append({"name": f"{pair}_{name}", "ours": mine, "baseline": other, "ratio": mine / other, "unit": ""})
+    first = runs[sides[0]]
+    if "flops" in first[0]:
+        speed = matmul_speed()
+        share = first[0]["flops"] / speed / min(run["seconds"] for run in first)
+        print(f"{pair} floor: {share:.0%} of the speed of a large matrix product, {speed / 1e9:.0f} GFLOP/s")
+        results.append(
+            {"name": f"{pair}_floor_share", "ours": share, "baseline": 1.0, "ratio": share, "unit": "of matmul peak"}
+        )
+    return results
 
 
 def _plain(folder: Path) -> tuple[Any, Any]:
@@ -280,11 +324,14 @@ def _pad(batch: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
     return {"input_ids": ids, "attention_mask": mask}, labels
 
 
-def _floor(folder: Path, tokens: int, seconds: float) -> dict[str, float]:
-    """Floating-point operations of scoring a text in full windows, and the share of our time that they account for.
+def _flops(folder: Path, read: list[int], targets: int) -> float:
+    """Floating-point operations of scoring a text: those that no way of computing can leave out.
 
-    Two for each weight of the layers and of the output and each token, and four for each layer, hidden unit and pair
-    of tokens that see each other; at the speed of a 2048 x 2048 product, measured here and now.
+    Two for each weight of the layers and token that is read, two for each weight of the output and target, and four for
+    each layer, hidden unit and pair of tokens of which one sees the other.
+
+    Args:
+        read: the tokens that the model reads in each window.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -292,16 +339,24 @@ def _floor(folder: Path, tokens: int, seconds: float) -> dict[str, float]:
     config = AutoConfig.from_pretrained(folder / "model")
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(config)
-    weights = sum(weight.numel() for weight in shapes.parameters())  # tied: the embedding is the output
-    pairs = WINDOW / 2
-    flops = tokens * (2 * weights + 4 * config.num_hidden_layers * config.hidden_size * pairs)
+    output = config.vocab_size * config.hidden_size
+    weights = sum(weight.numel() for weight in shapes.parameters()) - output  # tied: the embedding is the output
+    pairs = sum(length**2 / 2 for length in read)
+    attention = 4.0 * config.num_hidden_layers * config.hidden_size * pairs
+    return float(2 * weights * sum(read) + 2 * output * targets + attention)
+
+
+def matmul_speed() -> float:
+    """FLOP/s of a 2048 x 2048 product, the best of 8."""
+    import torch
+
     square = torch.rand(2048, 2048)
-    speeds = []
+    speeds: list[float] = []
     for _ in range(8):
         started = time.perf_counter()
         square @ square
         speeds.append(2 * 2048**3 / (time.perf_counter() - started))
-    return {"flops": flops, "matmul_flops_per_second": max(speeds), "floor_share": flops / max(speeds) / seconds}
+    return max(speeds)
 
 
 def _status(name: str) -> int:
@@ -310,7 +365,7 @@ def _status(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
-SIDES: dict[str, Callable[[Path], dict[str, Any]]] = {
+SIDES: dict[str, Callable[[Path], Work]] = {
     "ours": ours,
     "harness": run_harness,
     "ours_strided": ours_strided,

@@ -18,6 +18,7 @@ TOKENIZER_FILES = [
     "special_tokens*",
     "added_tokens*",
     "chat_template*",
+    "*.py",  # fetched with the rest, and run only with trust_remote_code
 ]
 MODEL_FILES = [
     "config.json",
@@ -53,7 +54,30 @@ def model_folder(place: str) -> Path:
     return folder
 
 
-def load_model(folder: Path, vocabulary_size: int, dtype: Any) -> Any:
+def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The configuration of a folder's model.
+
+    Raises:
+        ModelError: there is none, or it needs code of its own and that is not trusted.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"base_model: cannot read the configuration in {folder}: {told(error, trust_remote_code)}"
+        ) from error
+
+
+def told(error: Exception, trust_remote_code: bool) -> str:
+    """What transformers says of a folder in a line, and of code that it did not run what to do."""
+    if "trust_remote_code" in str(error) and not trust_remote_code:
+        return "it brings Python code of its own, which is not run; read it, and then set trust_remote_code=true"
+    return str(error).splitlines()[0]
+
+
+def load_model(folder: Path, vocabulary_size: int, dtype: Any, trust_remote_code: bool = False) -> Any:
     """The model of a folder, with one embedding row at least for each token.
 
     Rows that are missing are added as the mean of the rows that are there, so a base model is the same
@@ -62,27 +86,29 @@ def load_model(folder: Path, vocabulary_size: int, dtype: Any) -> Any:
     Args:
         vocabulary_size: the number of tokens of the tokenizer in use.
         dtype: a torch dtype.
+        trust_remote_code: whether to run Python code that the folder brings.
 
     Raises:
         ModelError: the folder holds no causal language model in safetensors, or one of a kind that cannot be packed.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from components.packing import attention_for, register_attention
 
     register_attention()
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        config = load_config(folder, trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
             attn_implementation=attention_for(config),
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"base_model: cannot load a causal language model from {folder}: {str(error).splitlines()[0]}"
+            f"base_model: cannot load a causal language model from {folder}: {told(error, trust_remote_code)}"
         ) from error
     except KeyError:  # older architectures look our attention up in a table of their own
         raise ModelError(UNPACKABLE.format(config.model_type)) from None

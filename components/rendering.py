@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from components.errors import ModelError
+from components.models import told
 from components.records import messages
 from components.templates import automatic_prefix, is_dolly
 
@@ -58,8 +59,11 @@ def conversation(record: dict[str, Any]) -> list[dict[str, str]]:
     return [*messages(record.get("history", "")), {"role": "user", "content": said}]
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The fast tokenizer in a folder.
+
+    Args:
+        trust_remote_code: whether to run Python code that the folder brings.
 
     Raises:
         ModelError: there is none, or it is a slow one, which cannot neutralise control tokens.
@@ -67,9 +71,11 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
-        raise ModelError(f"base_model: no tokenizer in {folder}: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"base_model: no tokenizer in {folder}: {told(error, trust_remote_code)}") from error
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # transformers makes an empty one where there is none
         raise ModelError(f"base_model: no tokenizer in {folder}: a tokenizer.json is needed")
     if not tokenizer.is_fast:

@@ -104,6 +104,7 @@ def build(settings: Settings) -> Any:
             template_digest=pins["template_digest"],
             max_length=p["max_length"],
             too_long=p["too_long"],
+            trust_remote_code=p["trust_remote_code"],
             **base,
         )
 
@@ -138,6 +139,7 @@ def build(settings: Settings) -> Any:
                 precision=p["eval_precision"],
                 batch_size=p["per_device_eval_batch_size"],
                 include_samples=p["include_samples"],
+                trust_remote_code=p["trust_remote_code"],
                 **base,
             )
         ).outputs

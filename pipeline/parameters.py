@@ -57,6 +57,9 @@ class Parameters:
         "EleutherAI/pythia-2.8b",
         "The model to start from: a hub id (org/name@revision), a folder, or a URI of one, in safetensors.",
     )
+    trust_remote_code: bool = parameter(
+        False, "Run Python code that the base model's folder brings; read it first. Recorded with the version."
+    )
     model_name: str = parameter("private-llm", "Name under which accepted models are registered.")
     columns: str = parameter(
         "",

@@ -24,6 +24,7 @@ def evaluate(
     template: str = "",
     precision: str = "fp32",
     batch_size: int = 8,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Measures one model on one file and prints one JSON object; under torchrun the ranks share the work.
 
@@ -35,6 +36,7 @@ def evaluate(
         template: For records, dolly or base (the model's own); empty: its own if it has one, else dolly.
         precision: fp32 (exact) or bf16 (half the memory).
         batch_size: Records a forward pass takes; it does not change the result.
+        trust_remote_code: Whether to run Python code that the model's folder brings.
     """
     check_precision(precision)
     if template not in ("", *TEMPLATES):
@@ -43,7 +45,7 @@ def evaluate(
 
     with redirect_stdout(sys.stderr), met():  # progress is no part of the answer
         run = _records if _holds_records(data) else _text
-        result = run(model, data, stride, window, template, precision, batch_size)
+        result = run(model, data, stride, window, template, precision, batch_size, trust_remote_code)
         first = rank() == 0
     if first:
         print(json.dumps(result, allow_nan=False))
@@ -51,19 +53,19 @@ def evaluate(
 
 
 def _text(
-    folder: Path, data: Path, stride: int, window: int, template: str, precision: str, batch_size: int
+    folder: Path, data: Path, stride: int, window: int, template: str, precision: str, batch_size: int, trust: bool
 ) -> dict[str, Any]:
     from components.evaluate.corpora import encode, score_corpus
 
     if template:
         raise ParameterError("template is for instruction records, and the data is a text")
-    limit = positions(folder)
+    limit = positions(folder, trust_remote_code=trust)
     if not 0 <= window <= limit:
         raise ParameterError(f"window={window} is not allowed; it must be from 1 to {limit}, or 0 for {limit}")
-    tokenizer = load_tokenizer(folder)
-    check_vocabulary(folder, tokenizer)
+    tokenizer = load_tokenizer(folder, trust)
+    check_vocabulary(folder, tokenizer, trust)
     corpus = encode(tokenizer, data, window=window or limit, stride=stride)
-    model = load(folder, 0, precision)
+    model = load(folder, 0, precision, trust)
     scores = score_corpus(model, corpus, batch_size=batch_size, description="evaluate")
     return {
         **scores.figures(),
@@ -76,17 +78,17 @@ def _text(
 
 
 def _records(
-    folder: Path, data: Path, stride: int, window: int, template: str, precision: str, batch_size: int
+    folder: Path, data: Path, stride: int, window: int, template: str, precision: str, batch_size: int, trust: bool
 ) -> dict[str, Any]:
     from components.evaluate.perplexity import count_words, score
 
     if stride or window:
         raise ParameterError("stride and window are for a text, and the data are instruction records")
-    tokenizer = load_tokenizer(folder)
-    check_vocabulary(folder, tokenizer)
+    tokenizer = load_tokenizer(folder, trust)
+    check_vocabulary(folder, tokenizer, trust)
     apply_template(tokenizer, template or ("base" if tokenizer.chat_template else "dolly"))
     records = list(_read_records(data))
-    limit = positions(folder)
+    limit = positions(folder, trust_remote_code=trust)
     rows: list[dict[str, Any]] = [
         {
             "id": f"record {number}",
@@ -102,7 +104,7 @@ def _records(
     fitting = [row for row in rows if len(row["input_ids"]) <= limit]
     if not fitting:
         raise DataError(f"{data}: no record fits into the {limit} tokens that the model takes")
-    scores = score(load(folder, len(tokenizer), precision), fitting, batch_size=batch_size)
+    scores = score(load(folder, len(tokenizer), precision, trust), fitting, batch_size=batch_size)
     return {
         **scores.figures(),
         "records": len(fitting),

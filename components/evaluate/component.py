@@ -22,6 +22,7 @@ def evaluate(
     precision: str,
     batch_size: int,
     include_samples: bool,
+    trust_remote_code: bool,
     evaluation: Output[Metrics],
     errors: Output[Artifact],
 ) -> None:
@@ -47,6 +48,7 @@ def evaluate(
         precision=precision,
         batch_size=batch_size,
         include_samples=include_samples,
+        trust_remote_code=trust_remote_code,
         evaluation=Path(evaluation.path),
         errors=Path(errors.path),
     )

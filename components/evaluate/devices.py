@@ -9,16 +9,20 @@ SHARE = 0.8  # of a GPU's free memory for weights; the rest is for activations
 
 
 def place(model: Any) -> Any:
-    """Moves a model to where it is computed.
+    """Moves a model to where it is computed; under torchrun, to the GPU of this rank.
 
     Raises:
         ModelError: the GPUs together are too small for it.
     """
     import torch
 
+    from components.evaluate.ranks import ranks
+
     gpus = torch.cuda.device_count()
     if not gpus:
         return model
+    if ranks() > 1:
+        return model.to(torch.cuda.current_device())
     spread = layout(model, [torch.cuda.mem_get_info(number)[0] for number in range(gpus)])
     if len(set(spread.values())) == 1:
         return model.to(f"cuda:{next(iter(spread.values()))}")

@@ -42,6 +42,7 @@ def evaluate(
     precision: str = "fp32",
     batch_size: int = 8,
     include_samples: bool = False,
+    trust_remote_code: bool = False,
     evaluation: Path,
     errors: Path,
 ) -> dict[str, float]:
@@ -66,6 +67,7 @@ def evaluate(
         precision: fp32 (exact) or bf16 (half the memory).
         batch_size: Records a forward pass takes.
         include_samples: Whether to write questions, answers and the worst records' text; these are record text.
+        trust_remote_code: Whether to run Python code that a model's folder brings.
         evaluation: Where to write the figures (JSON).
         errors: Where to write which groups and records the tuned model does worst on (JSON).
 
@@ -91,7 +93,7 @@ def evaluate(
         entry: fetch(Pinned(**pinned), "tasks") if is_folder(entry) else None for entry, pinned in (tasks or {}).items()
     }
     rows, texts = _test_set(test, records)
-    compared, too_long = fitting(subjects(folders, rows, texts))
+    compared, too_long = fitting(subjects(folders, rows, texts, trust_remote_code))
     rows = list(compared[0].rows)
     questions = _questions(compared, texts, prompts)
     measured = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import DataError, ModelError, ParameterError
-from components.models import load_model, max_positions
+from components.models import load_config, load_model, max_positions
 from components.rendering import Renderer, load_tokenizer
 
 if TYPE_CHECKING:  # torch is loaded with the first model, not with the command line
@@ -31,6 +31,7 @@ class Subject:
     reader: Any  # for texts, which are no conversations
     rows: Sequence[dict[str, Any]]
     positions: int  # tokens that it takes at most
+    trust_remote_code: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,12 @@ def check_precision(precision: str) -> None:
         raise ParameterError(f"precision={precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
 
 
-def subjects(folders: dict[str, Path], rows: list[dict[str, Any]], texts: dict[str, dict[str, Any]]) -> list[Subject]:
+def subjects(
+    folders: dict[str, Path],
+    rows: list[dict[str, Any]],
+    texts: dict[str, dict[str, Any]],
+    trust_remote_code: bool = False,
+) -> list[Subject]:
     """Base, tuned and champion.
 
     The base model meets the tuned one's template and tokens; a champion brings its own. Texts are no conversations:
@@ -60,20 +66,23 @@ def subjects(folders: dict[str, Path], rows: list[dict[str, Any]], texts: dict[s
         folders: the models' folders by name.
         rows: the test rows, as the tuned model's tokenizer made them.
         texts: the records of these rows by id.
+        trust_remote_code: whether to run Python code that a folder brings.
     """
     found = []
+    trust = trust_remote_code
     for name, folder in folders.items():
-        tokenizer = load_tokenizer(folders["tuned"] if name == "base" else folder)
+        tokenizer = load_tokenizer(folders["tuned"] if name == "base" else folder, trust)
         if name == "champion":
-            check_vocabulary(folder, tokenizer)
+            check_vocabulary(folder, tokenizer, trust)
         found.append(
             Subject(
                 name=name,
                 folder=folder,
                 tokenizer=tokenizer,
-                reader=load_tokenizer(folders["base"] if name == "tuned" else folder),
+                reader=load_tokenizer(folders["base"] if name == "tuned" else folder, trust),
                 rows=_encoded_by(tokenizer, rows, texts) if name == "champion" else rows,
-                positions=positions(folder),
+                positions=positions(folder, trust_remote_code=trust),
+                trust_remote_code=trust,
             )
         )
     return found
@@ -88,7 +97,7 @@ def fitting(found: list[Subject]) -> tuple[list[Subject], dict[str, int]]:
     Raises:
         DataError: no record is left.
     """
-    limits = {one.name: positions(one.folder, sys.maxsize) for one in found}
+    limits = {one.name: positions(one.folder, sys.maxsize, trust_remote_code=one.trust_remote_code) for one in found}
     fits = {one.name: [len(row["input_ids"]) <= limits[one.name] for row in one.rows] for one in found}
     kept = [all(each) for each in zip(*fits.values(), strict=True)]
     if not any(kept):
@@ -98,18 +107,14 @@ def fitting(found: list[Subject]) -> tuple[list[Subject], dict[str, int]]:
     return chosen, {name: each.count(False) for name, each in fits.items() if not all(each)}
 
 
-def positions(folder: Path, unsaid: int = DEFAULT_POSITIONS) -> int:
+def positions(folder: Path, unsaid: int = DEFAULT_POSITIONS, *, trust_remote_code: bool = False) -> int:
     """How many tokens a folder's model was built to take; `unsaid` where it does not say."""
-    from transformers import AutoConfig
-
-    return max_positions(AutoConfig.from_pretrained(str(folder), local_files_only=True)) or unsaid
+    return max_positions(load_config(folder, trust_remote_code)) or unsaid
 
 
-def check_vocabulary(folder: Path, tokenizer: Any) -> None:
+def check_vocabulary(folder: Path, tokenizer: Any, trust_remote_code: bool = False) -> None:
     """Raises ModelError when a folder's tokenizer has tokens that its model has no embedding for."""
-    from transformers import AutoConfig
-
-    rows = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config().vocab_size
+    rows = load_config(folder, trust_remote_code).get_text_config().vocab_size
     if len(tokenizer) > rows:
         raise ModelError(
             f"{folder}: its tokenizer has {len(tokenizer)} tokens, its model only {rows} embeddings; "
@@ -142,7 +147,7 @@ def measure(
     # a text that cannot be read fails before a model is loaded
     window = min(subject.positions, WINDOW)
     corpora = {name: encode(subject.reader, path, window=window, stride=stride) for name, path in paths.items()}
-    model = load(subject.folder, len(subject.tokenizer), precision)
+    model = load(subject.folder, len(subject.tokenizer), precision, subject.trust_remote_code)
     scores = score(model, subject.rows, batch_size=batch_size, description=f"evaluate {subject.name}")
     on_corpora = {
         name: score_corpus(model, corpus, batch_size=batch_size, description=f"evaluate {subject.name} on {name}")
@@ -174,16 +179,20 @@ def _on_tasks(subject: Subject, model: Any, tasks: dict[str, Path | None], batch
     return run_tasks(model, tokenizer, tasks, positions=subject.positions, batch_size=batch_size)
 
 
-def load(folder: Path, vocabulary_size: int, precision: str) -> Any:
+def load(folder: Path, vocabulary_size: int, precision: str, trust_remote_code: bool = False) -> Any:
     """A folder's model on the GPUs where there are any, with an embedding for each token."""
     import torch
     import transformers
 
     from components.evaluate.devices import place
+    from components.evaluate.memory import keep_freed_memory
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    model = load_model(folder, vocabulary_size, torch.float32 if precision == "fp32" else torch.bfloat16)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    model = load_model(folder, vocabulary_size, dtype, trust_remote_code)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     return place(model)
 
 

@@ -14,6 +14,7 @@ from components.registry import Entry, open_registry
 
 # What can run code when it is loaded: pickles, and a model's own modules.
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".py")
+CODE = ".py"  # allowed where the user trusted it
 
 
 def register(
@@ -75,7 +76,8 @@ def register(
         write_json(registered, None)
         print("register: nothing, because the gate rejected the model: " + "; ".join(decision["reasons"]))
         return {}
-    _check_safe(model)
+    trusted = str(configuration.get("trust_remote_code", False)).lower() == "true"  # KFP hands on texts
+    _check_safe(model, trusted)
     pinned = {
         "dataset": dataset,
         "dataset_digest": dataset_digest,
@@ -86,7 +88,8 @@ def register(
         "champion": champion,
         "run_digest": run_digest,
     }
-    origin = lineage(model=model, train=train, test=test, pinned=pinned, license=license)
+    origin: dict[str, Any] = {"trust_remote_code": trusted} if trusted else {}
+    origin |= lineage(model=model, train=train, test=test, pinned=pinned, license=license)
     figures = read_json(evaluation)
     beside = {part: figures[part] for part in ("corpora", "tasks")}
     with tempfile.TemporaryDirectory() as scratch:
@@ -125,8 +128,9 @@ def register(
     return result
 
 
-def _check_safe(model: Path) -> None:
-    unsafe = sorted(path.name for path in model.rglob("*") if path.suffix in UNSAFE)
+def _check_safe(model: Path, trusted: bool) -> None:
+    refused = [suffix for suffix in UNSAFE if not (trusted and suffix == CODE)]
+    unsafe = sorted(path.name for path in model.rglob("*") if path.suffix in refused)
     if unsafe or not any(model.glob("*.safetensors")):
         raise PipelineError(f"register: the model must be safetensors alone, found {', '.join(unsafe) or 'none'}")
 

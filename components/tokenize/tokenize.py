@@ -10,7 +10,7 @@ from typing import Any
 
 from components import progress
 from components.errors import ParameterError
-from components.models import TOKENIZER_FILES, max_positions
+from components.models import TOKENIZER_FILES, load_config, max_positions
 from components.records import TOKENS, count_rows, read_table, split_key, write_json, write_table
 from components.rendering import Encoded, Renderer, load_tokenizer
 from components.sources import Pinned, fetch
@@ -34,6 +34,7 @@ def tokenize(
     template_digest: str = "",
     max_length: int = 0,
     too_long: str = "drop",
+    trust_remote_code: bool = False,
     shard: int = 0,
     shards: int = 1,
     tokens: Path,
@@ -50,6 +51,7 @@ def tokenize(
         template_digest: What resolve found for the file; its bytes must still be these. Empty: not checked.
         max_length: A record fits with fewer tokens; 0: what the model was built for, at most 2048.
         too_long: Of a record that does not fit: drop it, truncate_context (drop it if that is not enough), or error.
+        trust_remote_code: Whether to run Python code that the base model's folder brings.
         shard: Which part of the records this is, from 0, when join puts several together.
         shards: The number of parts.
         tokens: Where to write the token rows (Parquet).
@@ -70,9 +72,9 @@ def tokenize(
     if not 0 <= shard < shards:
         raise ParameterError(f"shard={shard} is not one of {shards} shards, counted from 0")
     folder = fetch(Pinned(uri=base_model, digest=base_model_digest), "model", TOKENIZER_FILES)
-    fast = load_tokenizer(folder)
+    fast = load_tokenizer(folder, trust_remote_code)
     apply_template(fast, template, template_digest)
-    rules = Rules(template=template, limit=max_length or default_length(folder), too_long=too_long)
+    rules = Rules(template=template, limit=max_length or default_length(folder, trust_remote_code), too_long=too_long)
     encoder = _Encoder(Renderer(fast), rules)
     write_table(tokens, TOKENS, encoder.rows(records, shard, shards))
     fast.save_pretrained(str(tokenizer))
@@ -86,11 +88,9 @@ def tokenize(
     return counts.summary()
 
 
-def default_length(folder: Path) -> int:
+def default_length(folder: Path, trust_remote_code: bool = False) -> int:
     """The length that the model in a folder was built for, by Dolly's rule, capped."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    config = load_config(folder, trust_remote_code)
     return min(max_positions(config) or FALLBACK_LENGTH, LONGEST_DEFAULT)
 
 

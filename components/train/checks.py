@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import DataError, ParameterError
-from components.models import max_positions
+from components.models import load_config, max_positions
 from components.rendering import load_tokenizer
 from components.train.batches import Rows
 from components.train.config import NO_NEW_TOKENS, TrainConfig
@@ -18,23 +18,22 @@ def check_inputs(config: TrainConfig, base_model: Path) -> None:
         DataError: there are no rows, none has a target token, or one is longer than the model can be given.
         ParameterError: adapters should train new tokens under ZeRO-3.
     """
-    check_rows("train", config.train, base_model)
-    check_rows("test", config.test, base_model)
+    trust = config.trust_remote_code
+    model = load_config(base_model, trust)
+    check_rows("train", config.train, model)
+    check_rows("test", config.test, model)
     in_parts = config.method == "lora" and config.zero_stage == 3
-    if in_parts and len(load_tokenizer(config.tokenizer)) > len(load_tokenizer(base_model)):
+    if in_parts and len(load_tokenizer(config.tokenizer, trust)) > len(load_tokenizer(base_model, trust)):
         raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
 
 
-def check_rows(side: str, path: Path, base_model: Path) -> None:
-    """Raises DataError when the rows of a side can be no part of a training."""
-    from transformers import AutoConfig
-
+def check_rows(side: str, path: Path, model: Any) -> None:
+    """Raises DataError when the rows of a side can be no part of a training of a model with this configuration."""
     rows = Rows(path)
     if not len(rows):
         raise DataError(f"{side}: {path} holds no rows; give more records, or another test_size")
     if not rows.targets.any():
         raise DataError(f"{side}: no row of {path} has a target token, so there is nothing to learn or to measure")
-    model: Any = AutoConfig.from_pretrained(str(base_model), local_files_only=True)
     limit, longest = max_positions(model), int(rows.lengths.max())
     # a model with rotary positions has one for every length
     if limit and longest > limit and not getattr(model, "rope_parameters", None):

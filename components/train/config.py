@@ -70,6 +70,7 @@ class TrainConfig:
         grace_seconds: How long ranks may take for a last checkpoint after SIGTERM.
         num_nodes: Nodes that train together; more than one are a TrainJob's.
         nproc_per_node: Processes on this node; 0: one a GPU, or one without a GPU.
+        trust_remote_code: Whether to run Python code that the base model's folder brings.
     """
 
     train: Path
@@ -108,6 +109,7 @@ class TrainConfig:
     grace_seconds: int = 120
     num_nodes: int = 1
     nproc_per_node: int = 0
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in (

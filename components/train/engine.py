@@ -21,11 +21,12 @@ def prepare(config: TrainConfig, vocabulary_size: int) -> Any:
     """The base model, with adapters where they are asked for."""
     folder = Path(config.base_model)  # fetched by whoever started the ranks
     transformers.set_seed(config.seed)  # adapters start at random
-    model = load_model(folder, vocabulary_size, DTYPES[config.precision])
+    model = load_model(folder, vocabulary_size, DTYPES[config.precision], config.trust_remote_code)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.method == "lora":
-        model = add_adapters(model, config, list(range(len(load_tokenizer(folder)), vocabulary_size)))
+        known = len(load_tokenizer(folder, config.trust_remote_code))
+        model = add_adapters(model, config, list(range(known, vocabulary_size)))
     return model
 
 

@@ -65,7 +65,7 @@ class Worker:
         self.group = dist.new_group(backend="gloo", timeout=PATIENCE) if self.world_size > 1 else None
         self.checkpoints = checkpoints_of(config, self.group)
         self.times["meeting the ranks"] = time.time()
-        self.tokenizer = load_tokenizer(config.tokenizer)
+        self.tokenizer = load_tokenizer(config.tokenizer, config.trust_remote_code)
         self.rows, self.held_out = Rows(config.train), Rows(config.test)
         self.config = config
 

@@ -216,6 +216,18 @@ def test_files_that_can_run_code_are_refused(arguments: dict[str, Any], address:
     assert open_registry(address, "faq").versions() == []
 
 
+def test_code_that_the_user_trusted_is_registered_and_recorded(arguments: dict[str, Any], address: str) -> None:
+    (arguments["model"] / "modeling_own.py").write_text("class Own: ...")
+    register(**{**arguments, "configuration": {"trust_remote_code": "true"}})
+    store = open_registry(address, "faq")
+    (version,) = store.versions()
+    assert version.tags["trust_remote_code"] == "True"
+    folder = store.download(version)
+    assert (folder / "modeling_own.py").is_file()
+    assert json.loads((folder / "lineage.json").read_text())["trust_remote_code"] is True
+    assert "| trust_remote_code | `True` |" in ModelCard.load(folder / "README.md").text
+
+
 def test_a_rejected_model_leaves_the_registry_as_it_is(arguments: dict[str, Any], address: str) -> None:
     write_json(arguments["verdict"], {"verdict": "rejected", "reasons": ["falls behind the champion"]})
     assert register(**arguments) == {}

@@ -87,6 +87,7 @@ def test_four_pods_make_the_bytes_of_one(
             template_digest="",
             max_length=0,
             too_long="drop",
+            trust_remote_code=False,
         )
         sides = on(split_task(records=data["records"], tokens=made["tokens"], test_size=0.1, seed=42)).outputs
         return Made(**{name: made[name] for name in NAMES}, train=sides["train"], test=sides["test"])
