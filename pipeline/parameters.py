@@ -11,8 +11,8 @@ from components.evaluate.subjects import PRECISIONS as EVAL_PRECISIONS
 from components.gate.gate import ON_REJECT
 from components.ingest.cleaning import SWITCHES, parse_cleaning
 from components.ingest.privacy import POLICIES
-from components.ingest.repeats import check_similarity
 from components.registry import check_address
+from components.repeats import check_similarity
 from components.split.split import test_fraction
 from components.tasks import parse_tasks
 from components.templates import check_template
