@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from components.records import RECORDS, REJECTS, Reject, Removal, TableWriter, n
 from components.repeats import near_repeated, repeated
 
 ALL = slice(None)
+TOGETHER = 8  # bands that are read at a time
 KEPT = 0
 # What else becomes of a record, by its number.
 FATES = {
@@ -53,10 +55,9 @@ def merge_prepared(
         DataError: no valid record, or too many rejects.
         PipelineError: a shard is missing, or they were not made alike.
     """
-    with Prepared(paths) as prepared:
-        merge = _Merge(prepared)
-        with TableWriter(records, RECORDS) as kept, TableWriter(rejects, REJECTS) as rejected:
-            merge.write(kept, rejected)
+    merge = _Merge(Prepared(paths))
+    with TableWriter(records, RECORDS) as kept, TableWriter(rejects, REJECTS) as rejected:
+        merge.write(kept, rejected)
     write_json(metrics, merge.report(kept.rows))
     merge.check(kept.rows)
     total, bad, removed = merge.rows, merge.rejected.total(), merge.removed.total()
@@ -223,9 +224,13 @@ def _near(prepared: Prepared, chosen: list[np.ndarray], rest: np.ndarray) -> np.
     blocks = np.repeat(np.arange(len(chosen), dtype=np.int32), [len(rows) for rows in chosen])[rest]
     rows = np.concatenate([np.zeros(0, np.int32), *chosen])[rest]
 
+    @lru_cache(1)
+    def bands(group: int) -> np.ndarray:
+        columns: np.ndarray = _column(prepared, "bands", chosen, slice(group * TOGETHER, (group + 1) * TOGETHER))[rest]
+        return columns
+
     def band(number: int) -> np.ndarray:
-        column: np.ndarray = _column(prepared, "bands", chosen, number)[rest]
-        return column
+        return bands(number // TOGETHER)[:, number % TOGETHER]
 
     def texts(record: int) -> tuple[str, str]:
         block, row = prepared.rows(int(blocks[record])), int(rows[record])

@@ -5,8 +5,8 @@ without rows that holds the plan. `ingest` writes one for all blocks, or one for
 makes records of all of them.
 """
 
+import mmap
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from components.near import BANDS
 
 TEXTS = ("instruction", "context", "response", "category", "history")
 PLAN, PLACE = "plan", "place"
+RELEASED = 64  # blocks that are read before their memory is let go
 
 
 def rows_schema(sketched: bool) -> pa.Schema:
@@ -116,11 +117,14 @@ class Prepared:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._stack = ExitStack()
+        self._maps: list[mmap.mmap] = []
+        self._fetched = 0
         plans = set()
         found: list[tuple[Place, Any, int]] = []
         for path in paths:
-            reader = self._stack.enter_context(pa.ipc.open_file(self._stack.enter_context(pa.memory_map(str(path)))))
+            with path.open("rb") as file:
+                self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            reader = pa.ipc.open_file(pa.py_buffer(self._maps[-1]))
             *numbers, last = range(reader.num_record_batches)
             plans.add(reader.get_batch_with_custom_metadata(last).custom_metadata[PLAN])
             for number in numbers:
@@ -136,13 +140,6 @@ class Prepared:
         self._blocks = [(reader, number) for _, reader, number in found]
         self.rows = lru_cache(16)(self._rows)
 
-    def __enter__(self) -> "Prepared":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.rows.cache_clear()
-        self._stack.close()
-
     def __iter__(self) -> Iterator[tuple[Place, pa.RecordBatch]]:
         for number, place in enumerate(self.places):
             yield place, self._rows(number)
@@ -152,6 +149,10 @@ class Prepared:
         return int(rows_schema(sketched=True).field(name).type.byte_width) // 8
 
     def _rows(self, number: int) -> pa.RecordBatch:
+        self._fetched += 1
+        if self._fetched % RELEASED == 0:  # what was read stays in the page cache, but not in this process
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
         reader, place = self._blocks[number]
         return reader.get_batch(place)
 
