@@ -122,11 +122,14 @@ class Prepared:
         plans = set()
         found: list[tuple[Place, Any, int]] = []
         for path in paths:
-            with path.open("rb") as file:
-                self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            reader = pa.ipc.open_file(pa.py_buffer(self._maps[-1]))
-            *numbers, last = range(reader.num_record_batches)
-            plans.add(reader.get_batch_with_custom_metadata(last).custom_metadata[PLAN])
+            try:
+                with path.open("rb") as file:
+                    self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                reader = pa.ipc.open_file(pa.py_buffer(self._maps[-1]))
+                *numbers, last = range(reader.num_record_batches)
+                plans.add(reader.get_batch_with_custom_metadata(last).custom_metadata[PLAN])
+            except (pa.ArrowException, ValueError, KeyError) as error:
+                raise PipelineError(f"merge: {path} is no prepared shard: {error}") from error
             for number in numbers:
                 told = reader.get_batch_with_custom_metadata(number).custom_metadata[PLACE]
                 found.append((Place(**orjson.loads(told)), reader, number))

@@ -88,6 +88,11 @@ class Parameters:
         "",
         "Evaluation sets to keep out, written as evaluation_corpora is: a record with 13 words in a row of one goes.",
     )
+    ingest_cache: str = parameter(
+        "",
+        "Folder or URI that outlives the run, where prepared rows are kept by their content: of data that grew only "
+        "what is new is prepared; empty: none are.",
+    )
     template: str = parameter(
         "dolly",
         "How a record is put to the model: dolly, base for the base model's own chat template, "

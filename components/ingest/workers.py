@@ -22,7 +22,7 @@ from components.ingest.preparation import Preparation, Rules
 from components.ingest.rows import Block
 from components.ingest.shapes import Shape
 
-ALONE = 2.0  # seconds of work that are done before other processes are started, which takes about one
+ALONE = 2.0  # seconds of processor time, before other processes are started, which takes about one
 AHEAD = 2  # blocks that stand in line for each process
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 COUNTS = "counts"
@@ -91,9 +91,9 @@ def prepared(tasks: Iterator[Task], prepare: Preparer, workers: int = 0) -> Iter
     wanted = workers or cores()
     spent = 0.0
     while (wanted == 1 or (not workers and spent < ALONE)) and (task := next(tasks, None)):
-        started = time.monotonic()
+        started = time.process_time()
         done = _done(task, prepare(task.block, task.shape))
-        spent += time.monotonic() - started
+        spent += time.process_time() - started
         yield done
     first = next(tasks, None)
     if first is None:
@@ -110,8 +110,8 @@ def prepared(tasks: Iterator[Task], prepare: Preparer, workers: int = 0) -> Iter
             yield _done(*_next(waiting))
     except BrokenProcessPool:
         raise PipelineError(
-            "a process that prepared rows was killed, most likely for want of memory; give ingest more memory or fewer "
-            "cores"
+            "a process that prepared rows ended before its time, most likely for want of memory; "
+            "give ingest more memory or fewer cores"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
