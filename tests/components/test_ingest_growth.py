@@ -19,17 +19,20 @@ from components.ingest.text import line_blocks
 from components.records import path_digest
 from tests.components.ingesting import assert_one_line
 
-WORDS = ["alpha", "beta", "gamma", "größe", "delta[1]", "ann@example.org", "x\u00a0y", "one two", "\u200b"]
+WORDS = ["größe", "delta[1]", "ann@example.org", "x\u00a0y", "one two", "\u200b"]
+SYLLABLES = [
+    first + second for first in "bdfgklmnprstvz" for second in ("a", "ek", "ist", "oln", "urd", "ym", "ov", "ir")
+]
 Told = Callable[[], tuple[int, ...]]
 TOLD = re.compile(r"ingest: (\d+) of (\d+) blocks prepared, (\d+) kept from earlier runs")
 
 
 def lines(number: int, seed: int = 1) -> list[bytes]:
-    """Records of about 2 KB, a tenth of which repeat an earlier one or are none."""
+    """Records of about 4 KB, a tenth of which repeat an earlier one or are none."""
     pick = random.Random(seed)
     made: list[bytes] = []
     for place in range(number):
-        answer = " ".join(pick.choices(WORDS, k=300))
+        answer = " ".join(pick.choices(WORDS, k=12) + pick.choices(SYLLABLES, k=900))
         row = {"instruction": f"{seed} asks {place}?", "response": answer, "category": pick.choice("ab")}
         made.append(pick.choice(made) if made and pick.random() < 0.05 else json.dumps(row).encode())
         if pick.random() < 0.05:
@@ -50,9 +53,8 @@ def told(capfd: pytest.CaptureFixture[str]) -> Told:
     """What ingest has told since it was last asked: blocks prepared, all blocks, blocks kept."""
 
     def tell() -> tuple[int, ...]:
-        match = TOLD.search(capfd.readouterr().out)
-        assert match
-        return tuple(map(int, match.groups()))
+        *_, last = TOLD.findall(capfd.readouterr().out)
+        return tuple(map(int, last))
 
     return tell
 
@@ -65,13 +67,13 @@ def written(path: Path, content: list[bytes]) -> Path:
 def test_only_what_is_new_is_prepared_and_the_result_is_that_of_a_fresh_ingest(tmp_path: Path, told: Told) -> None:
     (tmp_path / "data").mkdir()
     first, second = tmp_path / "data" / "a.jsonl", tmp_path / "data" / "b.csv"
-    content, kept = lines(2500), {"ingest_cache": str(tmp_path / "kept" / "here")}
+    content, kept = lines(600), {"ingest_cache": str(tmp_path / "kept" / "here"), "pii": "off"}
     steps = {
         "begun": lambda: written(first, content),
         "same": lambda: None,
-        "appended": lambda: written(first, content + lines(100, 2)),
+        "appended": lambda: written(first, content + lines(40, 2)),
         "another file": lambda: second.write_text("question,answer\nWhy?,Because.\n"),
-        "left out": lambda: written(first, content[:700] + content[701:]),
+        "left out": lambda: written(first, content[:200] + content[201:]),
         "in front": lambda: written(first, lines(10, 3) + content),
     }
     prepared = {}
@@ -79,9 +81,9 @@ def test_only_what_is_new_is_prepared_and_the_result_is_that_of_a_fresh_ingest(t
         change()
         grown = digests(tmp_path / f"{number} kept", tmp_path / "data", **kept)
         prepared[name], blocks, _ = told()
-        assert grown == digests(tmp_path / f"{number} fresh", tmp_path / "data"), name
-    assert blocks > 8
-    assert prepared["begun"] > 8
+        assert grown == digests(tmp_path / f"{number} fresh", tmp_path / "data", pii="off"), name
+    assert blocks > 4
+    assert prepared["begun"] > 3
     assert prepared["same"] == 0
     assert 1 <= prepared["appended"] <= 2
     assert prepared["another file"] == 1
@@ -90,7 +92,7 @@ def test_only_what_is_new_is_prepared_and_the_result_is_that_of_a_fresh_ingest(t
 
 
 def test_what_other_rules_made_is_not_used_and_what_weighs_rows_does_not_matter(tmp_path: Path, told: Told) -> None:
-    source = written(tmp_path / "rows.jsonl", lines(400))
+    source = written(tmp_path / "rows.jsonl", lines(200))
     held_out = tmp_path / "exam.txt"
     held_out.write_text("one two three four five six seven eight nine ten eleven twelve thirteen fourteen")
     kept = str(tmp_path / "kept")
@@ -114,7 +116,7 @@ def test_what_other_rules_made_is_not_used_and_what_weighs_rows_does_not_matter(
 
 
 def test_what_is_kept_by_half_is_prepared_again(tmp_path: Path, told: Told) -> None:
-    source, kept = written(tmp_path / "rows.jsonl", lines(400)), tmp_path / "kept"
+    source, kept = written(tmp_path / "rows.jsonl", lines(200)), tmp_path / "kept"
     made = digests(tmp_path / "out", source, ingest_cache=str(kept))
     told()
     for damage in (lambda data: data[:-7], lambda data: b"", lambda data: data[:-1] + bytes([data[-1] ^ 1])):
@@ -130,7 +132,7 @@ def test_what_is_kept_by_half_is_prepared_again(tmp_path: Path, told: Told) -> N
 def test_rows_are_kept_in_a_store_and_no_record_s_text_stands_in_a_name(tmp_path: Path, told: Told) -> None:
     import fsspec
 
-    source = written(tmp_path / "rows.jsonl", lines(400))
+    source = written(tmp_path / "rows.jsonl", lines(200))
     try:
         for _ in range(2):
             digests(tmp_path / "out", source, ingest_cache="memory://growth/kept")
@@ -153,7 +155,7 @@ def test_a_place_to_keep_rows_that_is_none_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    rows = [json.loads(line) for line in lines(1500)]
+    rows = [json.loads(line) for line in lines(300)]
     if name.endswith("csv"):
         cells = ([str(row.get(column, "")) for column in ("instruction", "response")] for row in rows)
         path.write_text(
@@ -165,13 +167,13 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, name: str)
 
 
 def test_a_finder_of_names_that_fails_in_another_process_is_named(tmp_path: Path) -> None:
-    source = written(tmp_path / "rows.jsonl", lines(400))
+    source = written(tmp_path / "rows.jsonl", lines(200))
     with pytest.raises(PipelineError, match="failed on a record: RuntimeError"):
         digests(tmp_path / "out", source, workers=2, pii_names="tests.components.test_pii:broken")
 
 
 def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
-    source = written(tmp_path / "rows.jsonl", lines(400))
+    source = written(tmp_path / "rows.jsonl", lines(200))
     with pytest.raises(PipelineError, match="a process that prepared rows ended before its time") as caught:
         digests(tmp_path / "out", source, workers=2, pii_names=f"{__name__}:killing")
     assert_one_line(caught.value, "memory")  # type: ignore[arg-type]
@@ -195,11 +197,11 @@ def test_a_number_of_processes_that_is_none_is_named(tmp_path: Path, workers: in
 sizes = st.lists(st.sampled_from([0, 1, 7, 1000, 60_000, 300_000, 5_000_000]), max_size=14)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(sizes=sizes, seed=st.integers(0, 9), ended=st.booleans())
 def test_blocks_are_the_lines_of_the_file(sizes: list[int], seed: int, ended: bool) -> None:
     pick = random.Random(seed)
-    content = [bytes([pick.randrange(97, 123)]) * size for size in sizes]
+    content = [bytes([pick.randrange(97, 123)]) * size for size in sizes or [0]]
     data = b"\n".join(content) + b"\n" * ended
     place = 0
     for block in line_blocks(io.BytesIO(data)):
@@ -220,9 +222,9 @@ def blocks(content: list[bytes]) -> list[str]:
 
 
 def test_a_change_in_one_place_leaves_the_blocks_of_others() -> None:
-    content = lines(4000)
+    content = lines(2000)
     before = blocks(content)
-    for place in (0, 1000, 3999):
+    for place in (0, 1000, 1999):
         for changed in (content[:place] + content[place + 1 :], [*content[:place], b'{"new": 1}', *content[place:]]):
             assert len(set(before) - set(blocks(changed))) <= 3
     assert blocks([*content, *lines(500, 2)])[: len(before) - 1] == before[:-1]
