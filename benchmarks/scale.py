@@ -1,8 +1,9 @@
 """python -m benchmarks.scale: seconds and memory of each data step on 150,000 and on 1,500,000 records.
 
 The records are dolly-15k varied (benchmarks/vary.py), the tokenizer is GPT-NeoX's. Each step runs as its own command,
-as in a container; its memory is the largest resident set of that process. The baseline is linear growth: ten times
-what a tenth takes. CPU seconds are compared, for a shared machine makes others wait.
+as in a container; its memory is the largest sum of the resident sets of its processes, looked at ten times a second.
+The baseline is linear growth: ten times what a tenth takes. CPU seconds are compared, for a shared machine makes
+others wait.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from benchmarks.vary import DOLLY, write_varied
 
 SIZES = (150_000, 1_500_000)
@@ -24,7 +27,7 @@ def main() -> int:
     """Prints a table; its last line is one JSON object."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description="Measure how the data steps grow.")
     parser.add_argument("--records", type=int, nargs=2, default=SIZES, help="records, few and many (%(default)s)")
-    parser.add_argument("--scratch", type=Path, help="folder for about 3 GB (default: the system's temporary folder)")
+    parser.add_argument("--scratch", type=Path, help="folder for about 8 GB (default: the system's temporary folder)")
     arguments = parser.parse_args()
     if not DOLLY.exists():
         print(f"benchmark: {DOLLY} is not there", file=sys.stderr)
@@ -78,14 +81,28 @@ def measure(step: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", f"components.{step}", *(f"--{name}={path}" for name, path in paths.items())]
     started = time.perf_counter()
     quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    _, status, used = os.wait4(os.posix_spawn(command[0], command, os.environ, file_actions=quiet), 0)
+    process = os.posix_spawn(command[0], command, os.environ, file_actions=quiet)
+    peak = 0
+    while not (waited := os.wait4(process, os.WNOHANG))[0]:
+        peak = max(peak, held(process))
+        time.sleep(0.1)
+    _, status, used = waited
     if status:
         raise SystemExit(f"benchmark: {step} failed")
     return {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": used.ru_utime + used.ru_stime,
-        "peak_mib": used.ru_maxrss / 1024,
+        "peak_mib": peak / 2**20,
     }
+
+
+def held(process: int) -> int:
+    """The bytes that a process and its children have in memory now; what they share counts for each."""
+    try:
+        first = psutil.Process(process)
+        return sum(part.memory_info().rss for part in (first, *first.children(recursive=True)))
+    except psutil.NoSuchProcess:  # one ended meanwhile
+        return 0
 
 
 if __name__ == "__main__":

@@ -90,6 +90,20 @@ def sketch(texts: Sequence[str]) -> Sketch:
     """Shingles and bands of normalised texts; a text of fewer words than a shingle has is one shingle."""
     if not texts:
         return Sketch(shingles=MIX[:0], ends=np.zeros(0, np.int64), bands=np.zeros((0, BANDS), np.uint64))
+    values, ends = _shingled(texts)
+    offsets = np.concatenate([[0], ends]).astype(np.uint64)
+    digests = RMinHash.digest_matrix_from_flat_token_hashes(values, offsets, PERMUTATIONS, SEED).to_rows()
+    bands = np.array(digests, np.uint32).view(np.uint64).reshape(len(texts), BANDS, -1)
+    return Sketch(shingles=values, ends=ends, bands=_mixed(bands))
+
+
+def shingles(text: str) -> np.ndarray:
+    """The hashes of a normalised text's shingles, each once (uint64)."""
+    return np.unique(_shingled([text])[0])
+
+
+def _shingled(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of the texts' shingles, one text's after another's, and where each text's end."""
     words = [hashes + [0] * (SHINGLE - len(hashes)) for hashes in RMinHash.hash_token_sets([t.split() for t in texts])]
     ends = np.cumsum([len(hashes) for hashes in words])
     flat = np.fromiter(chain.from_iterable(words), np.uint64, ends[-1])
@@ -97,12 +111,7 @@ def sketch(texts: Sequence[str]) -> Sketch:
     inside = np.ones(len(windows), bool)
     for back in range(1, SHINGLE):  # a window that begins here would reach into the next text
         inside[ends[:-1] - back] = False
-    shingles = _mixed(windows[inside])
-    ends -= (SHINGLE - 1) * np.arange(1, len(texts) + 1)
-    offsets = np.concatenate([[0], ends]).astype(np.uint64)
-    digests = RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, PERMUTATIONS, SEED).to_rows()
-    bands = np.array(digests, np.uint32).view(np.uint64).reshape(len(texts), BANDS, -1)
-    return Sketch(shingles=shingles, ends=ends, bands=_mixed(bands))
+    return _mixed(windows[inside]), ends - (SHINGLE - 1) * np.arange(1, len(texts) + 1)
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:

@@ -6,12 +6,13 @@ Every table is Parquet (zstd) written in the order of its input, so the same inp
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -83,21 +84,34 @@ class Removal(StrEnum):
 
 def normalise(text: str) -> str:
     """The form in which two texts count as the same: NFKC, case-folded, white space collapsed."""
-    return normalised(text).decode("utf-8")
-
-
-def normalised(text: str) -> bytes:
-    """What normalise gives, in UTF-8. A table of bytes is several times as fast as str's methods."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).casefold()
-        for space in _OTHER_SPACES:
-            text = text.replace(space, " ")
-    data = text.encode("utf-8").translate(_NORMAL_ASCII)
+    data = _folded(text).encode("utf-8").translate(_NORMAL_ASCII)
     length = 0
     while len(data) != length:
         length = len(data)
         data = data.replace(b"  ", b" ")
-    return data.strip(b" ")
+    return data.strip(b" ").decode("utf-8")
+
+
+def normalised(texts: Sequence[str]) -> list[bytes]:
+    """What normalise gives of texts without NUL, in UTF-8; of all at once, by a table of bytes."""
+    if not texts:
+        return []
+    data = "\0".join([*map(_folded, texts), ""]).encode("utf-8").translate(_NORMAL_ASCII)
+    codes = np.frombuffer(data, np.uint8)
+    spaces = codes == ord(" ")
+    # of several spaces the last one stays, of those at a text's end none
+    kept = ~spaces[:-1] | ~(spaces[1:] | (codes[1:] == 0))
+    data = bytes(codes[:-1][kept])
+    return data.removeprefix(b" ").replace(b"\0 ", b"\0").split(b"\0")
+
+
+def _folded(text: str) -> str:
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFKC", text).casefold()
+    for space in _OTHER_SPACES:
+        text = text.replace(space, " ")
+    return text
 
 
 def digest(*parts: str) -> str:
@@ -105,16 +119,22 @@ def digest(*parts: str) -> str:
     return hashlib.sha256(b"".join(_framed(part.encode("utf-8")) for part in parts)).hexdigest()[:32]
 
 
-def record_ids(instruction: str, context: str, response: str, history: str = "") -> tuple[str, str]:
-    """A record's id, and its prompt's: the digests of its normalised content with and without the response.
+def content_keys(instruction: bytes, context: bytes, response: bytes, history: bytes = b"") -> bytes:
+    """A record's id and its prompt's, 16 bytes each: SHA-256 of its normalised texts, with and without the response.
 
-    Plain text has no prompt: its second id is empty.
+    Plain text has no prompt: its second id is zero.
     """
-    asked = _framed(normalised(instruction)) + _framed(normalised(context))
-    state = hashlib.sha256(_framed(normalised(history)) + asked if history else asked)
-    prompt = state.hexdigest()[:32] if any(asked) or history else ""  # nothing but lengths of 0 is no prompt
-    state.update(_framed(normalised(response)))
-    return state.hexdigest()[:32], prompt
+    asked = _framed(instruction) + _framed(context)
+    state = hashlib.sha256(_framed(history) + asked if history else asked)
+    prompt = state.digest()[:16] if instruction or context or history else bytes(16)
+    state.update(_framed(response))
+    return state.digest()[:16] + prompt
+
+
+def record_ids(instruction: str, context: str, response: str, history: str = "") -> tuple[str, str]:
+    """A record's id and its prompt's, as 32 hex digits each; plain text has no prompt, so its second id is empty."""
+    keys = content_keys(*(normalise(text).encode() for text in (instruction, context, response, history)))
+    return keys[:16].hex(), keys[16:].hex() if any(keys[16:]) else ""
 
 
 def record_id(instruction: str, context: str, response: str, history: str = "") -> str:
@@ -167,6 +187,7 @@ class TableWriter:
     """Streams rows into a Parquet file, a row group at a time, which is packed while the next one is collected.
 
     A group has at most ROW_GROUP rows, and fewer where they are large, so neither writer nor reader needs much memory.
+    The same rows give the same bytes, however they come.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -175,7 +196,7 @@ class TableWriter:
         self._schema = schema
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._pending: list[dict[str, Any]] = []
-        self._group: list[Any] = []
+        self._group: list[pa.RecordBatch] = []
         self._packing = ThreadPoolExecutor(1)
         self._packed: Future[None] | None = None
 
@@ -194,20 +215,34 @@ class TableWriter:
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row."""
         self._pending.append(row)
-        self.rows += 1
         if len(self._pending) == CONVERTED:
             self._convert()
-            if self.rows % ROW_GROUP == 0 or sum(batch.nbytes for batch in self._group) > GROUP_BYTES:
-                self._flush()
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Adds rows that are Arrow's already; not between rows that are not."""
+        start = 0
+        while start < len(batch):
+            piece = batch.slice(start, CONVERTED - self.rows % CONVERTED)
+            start += len(piece)
+            self._add(piece)
 
     def _convert(self) -> None:
         columns = [pa.array([row[name] for row in self._pending], type) for name, type in _types(self._schema)]
-        self._group.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self._add(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._pending = []
+
+    def _add(self, batch: pa.RecordBatch) -> None:
+        self._group.append(batch)
+        self.rows += len(batch)
+        if len(batch) == 0 or self.rows % CONVERTED:
+            return
+        if self.rows % ROW_GROUP == 0 or sum(batch.nbytes for batch in self._group) > GROUP_BYTES:
+            self._flush()
 
     def _flush(self) -> None:
         self._wait()
-        self._packed = self._packing.submit(self._writer.write_table, pa.Table.from_batches(self._group, self._schema))
+        table = pa.Table.from_batches(self._group, self._schema).combine_chunks()
+        self._packed = self._packing.submit(self._writer.write_table, table)
         self._group = []
 
     def _wait(self) -> None:
@@ -223,27 +258,19 @@ def write_table(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -
     return table.rows
 
 
+def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Streams Arrow batches into the file that write_table makes of the same rows. Returns the number of rows."""
+    with TableWriter(path, schema) as table:
+        for batch in batches:
+            table.write_batch(batch)
+    return table.rows
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file, one at a time, holding one row group in memory."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=ROW_GROUP, columns=columns):
             yield from batch.to_pylist()
-
-
-def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Streams Arrow batches into the file that write_table makes of the same rows. Returns the number of rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    waiting = schema.empty_table()
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in batches:
-            count += batch.num_rows
-            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], schema)])
-            while waiting.num_rows >= ROW_GROUP:
-                writer.write_table(waiting.slice(0, ROW_GROUP).combine_chunks())
-                waiting = waiting.slice(ROW_GROUP)
-        writer.write_table(waiting.combine_chunks())
-    return count
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

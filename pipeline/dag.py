@@ -9,6 +9,7 @@ from components.evaluate.component import evaluate
 from components.gate.component import enforce, gate
 from components.ingest.component import ingest
 from components.join.component import join
+from components.merge.component import merge
 from components.register.component import register
 from components.report.component import report
 from components.resolve.component import resolve
@@ -22,7 +23,7 @@ from pipeline.settings import Settings
 # What only says where things are, or what a report shows; everything else decides what the result is.
 NOT_CONFIGURATION = (
     *("dataset", "base_model", "evaluation_corpora", "evaluation_tasks", "decontaminate", "gate_rules", "registry"),
-    *("checkpoints", "on_reject", "include_samples", "price_per_accelerator_hour"),
+    *("checkpoints", "ingest_cache", "on_reject", "include_samples", "price_per_accelerator_hour"),
 )
 # What resolve pinned that is no part of a model's lineage, or no text (corpora, tasks): KFP puts values into JSON as
 # they are.
@@ -78,27 +79,32 @@ def build(settings: Settings) -> Any:
         base = {name: pins[name] for name in ("base_model", "base_model_digest")}
         lineage = {name: pins[name] for name in pins if name not in NOT_LINEAGE}
 
-        data = on(
-            ingest(
-                dataset=pins["dataset"],
-                dataset_digest=pins["dataset_digest"],
-                columns=p["columns"],
-                license=p["license"],
-                max_reject_fraction=p["max_reject_fraction"],
-                cleaning=p["cleaning"],
-                pii=p["pii"],
-                pii_names=p["pii_names"],
-                near_duplicates=p["near_duplicates"],
-                decontaminate=pins["decontaminate"],
-                decontaminate_digest=pins["decontaminate_digest"],
-            )
-        ).outputs
+        data = in_shards(
+            on,
+            settings.shards,
+            ingest,
+            merge,
+            {"prepared_shards": "records"},
+            dataset=pins["dataset"],
+            dataset_digest=pins["dataset_digest"],
+            columns=p["columns"],
+            license=p["license"],
+            max_reject_fraction=p["max_reject_fraction"],
+            cleaning=p["cleaning"],
+            pii=p["pii"],
+            pii_names=p["pii_names"],
+            near_duplicates=p["near_duplicates"],
+            decontaminate=pins["decontaminate"],
+            decontaminate_digest=pins["decontaminate_digest"],
+            ingest_cache=p["ingest_cache"],
+        )
 
         encoded = in_shards(
             on,
             settings.shards,
             tokenize,
             join,
+            {"token_shards": "tokens", "tokenizer_shards": "tokenizer", "metric_shards": "metrics"},
             records=data["records"],
             template=pins["template"],
             template_digest=pins["template_digest"],

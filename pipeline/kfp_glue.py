@@ -1,7 +1,7 @@
 """What KFP needs and the story in dag.py does not: a signature made from the parameters, and placement."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -100,24 +100,19 @@ def _prefer(task: dsl.PipelineTask, labels: tuple[NodeLabel, ...]) -> None:
         kubernetes.add_node_affinity(task, match_expressions=expressions, weight=term[0].weight or None)
 
 
-def in_shards(on: Placement, shards: int, part: Any, join: Any, **arguments: Any) -> Any:
+def in_shards(on: Placement, shards: int, part: Any, join: Any, collected: Mapping[str, str], **arguments: Any) -> Any:
     """The outputs of a step that works on shards side by side and is then joined; of one task where there is one shard.
 
     Args:
-        part: a component with the parameters shard and shards, and outputs tokens, tokenizer and metrics.
-        join: a component that makes one of each out of lists of them.
+        part: a component with the parameters shard and shards.
+        join: a component that makes what one task would have made of lists of what those of the shards did.
+        collected: for each input of join the output of part that it takes of all shards.
     """
     if shards == 1:
         return on(part(**arguments, shard=0, shards=1)).outputs
-    with dsl.ParallelFor(list(range(shards)), name="shards") as shard:
+    with dsl.ParallelFor(list(range(shards)), name=f"{part.name}-shards") as shard:
         made = on(part(**arguments, shard=shard, shards=shards)).outputs
-    return on(
-        join(
-            token_shards=dsl.Collected(made["tokens"]),
-            tokenizer_shards=dsl.Collected(made["tokenizer"]),
-            metric_shards=dsl.Collected(made["metrics"]),
-        )
-    ).outputs
+    return on(join(**{name: dsl.Collected(made[output]) for name, output in collected.items()})).outputs
 
 
 def as_pipeline(story: Callable[[dict[str, Any]], Any], settings: Settings) -> Any:

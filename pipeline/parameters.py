@@ -11,8 +11,8 @@ from components.evaluate.subjects import PRECISIONS as EVAL_PRECISIONS
 from components.gate.gate import ON_REJECT
 from components.ingest.cleaning import SWITCHES, parse_cleaning
 from components.ingest.privacy import POLICIES
-from components.ingest.repeats import check_similarity
 from components.registry import check_address
+from components.repeats import check_similarity
 from components.split.split import test_fraction
 from components.tasks import parse_tasks
 from components.templates import check_template
@@ -90,6 +90,11 @@ class Parameters:
     decontaminate: str = parameter(
         "",
         "Evaluation sets to keep out, written as evaluation_corpora is: a record with 13 words in a row of one goes.",
+    )
+    ingest_cache: str = parameter(
+        "",
+        "Folder or URI that outlives the run, where prepared rows are kept by their content: of data that grew only "
+        "what is new is prepared; empty: none are.",
     )
     template: str = parameter(
         "dolly",

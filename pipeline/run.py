@@ -156,6 +156,7 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
         decontaminate=_all_absolute(sets),
         gate_rules=p.gate_rules and _absolute(p.gate_rules),
         on_reject="continue",  # here the run itself says so at its end, when its files are in place
+        ingest_cache=_local_folder(p.ingest_cache),
         checkpoints=p.checkpoints or str(shared / "checkpoints"),
         registry=registry,
     )
@@ -169,6 +170,11 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
 
 def _absolute(uri: str) -> str:
     return str(local_path(uri)) if where(uri) == "local" else uri
+
+
+def _local_folder(uri: str) -> str:
+    """A folder that may not be there yet, so that its name could be a hub id's."""
+    return uri if "://" in uri or not uri else str(local_path(uri))
 
 
 def _all_absolute(named: dict[str, str]) -> str:

@@ -17,7 +17,7 @@ from pipeline.parameters import Parameters
 PACKAGE = Path(__file__).parent
 PROFILES = PACKAGE / "profiles"
 STEPS = ("resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report", "enforce")
-SHARDED_STEPS = ("join",)  # these come in when a profile has several shards
+SHARDED_STEPS = ("merge", "join")  # these come in when a profile has several shards
 MOST_SHARDS = 1000
 TRAIN_IMAGE_STEPS = ("train", "evaluate")
 STORAGE_STEPS = ("train", "evaluate", "register")  # what reads or writes the trained model
@@ -141,7 +141,7 @@ class Settings:
         timeouts: Seconds after which a step's pod is ended; a step that is not named: never.
         secrets: Credentials by reference, such as a hub token or an object store's keys.
         image_pull_secrets: Secrets of the image registry, which every step's pod uses.
-        shards: Into how many parts tokenize divides the records, one pod each; above 1 a join step follows.
+        shards: Into how many parts ingest and tokenize divide their work, one pod each; above 1 merge and join follow.
         retries: How often a failed step is tried again, waiting 1, 2, 4, ... minutes.
         launcher: Where train trains: local, in its own pod or process; or trainjob, in the pods of a TrainJob.
         storage: Where a TrainJob finds its input and leaves the model.

@@ -2,26 +2,30 @@
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
 
 from components.errors import ParameterError
 
 # The texts of a record are one string with this between them: text holds none, and is looked through once.
 BOUNDARY = "\x00"
 
-TERMINAL = r"\x1b\[[0-9;?]*[A-Za-z]"
-# The patterns begin with what is rare, so that plain text is skipped fast.
+# The patterns begin with a set of characters or a literal, so that plain text is skipped fast.
 # Control and invisible characters that carry no text: C0, C1, soft hyphen, zero-width space and joiner marks of other
-# uses, bidirectional overrides. The joiners of scripts and emoji stay, and so do line breaks.
+# uses, bidirectional overrides; and terminals' escape sequences. The joiners of scripts and emoji stay, and so do line
+# breaks.
 CONTROL = re.compile(
-    rf"{TERMINAL}|[\x01-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"
+    r"[\x01-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"
+    r"(?:(?<=\x1b)\[[0-9;?]*[A-Za-z])?"
 )
 ASCII_CONTROL = bytes((*range(1, 9), *range(14, 32), 127))
-BREAK = re.compile(r"\r\n?|[\v\f\x85\u2028\u2029]")
+BREAK = re.compile(r"[\r\v\f\x85\u2028\u2029](?:(?<=\r)\n)?")
 SPACE = re.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
-LINE_END = re.compile(rf"[ \t]+(?=\n|{BOUNDARY}|$)")
-EMPTY_LINES = re.compile(r"\n{3,}")
+# What ends a line or a text with blanks before it.
+BLANK_ENDS = tuple(re.compile(rf"{end}(?<=[ \t]{end})") for end in (r"\n", BOUNDARY))
+EMPTY_LINES = re.compile(r"\n\n\n+")
 # What encyclopaedia articles put behind a word: [1], [a], [note 3], [citation needed]. Behind a space it is text, and
 # so is an index: x[1] of one letter, a[1][2], a[1] =, a[1].b, a[1](.
 REFERENCE = re.compile(
@@ -50,8 +54,10 @@ def whitespace(text: str) -> str:
         text = SPACE.sub(" ", BREAK.sub("\n", text))
     elif "\r" in text or "\v" in text or "\f" in text:
         text = BREAK.sub("\n", text)
-    if " \n" in text or "\t\n" in text or f" {BOUNDARY}" in text or f"\t{BOUNDARY}" in text or text[-1:] in " \t":
-        text = LINE_END.sub("", text)
+    for pattern in BLANK_ENDS:
+        starts = [0, *(match.start() for match in pattern.finditer(text)), len(text)]
+        if len(starts) > 2 or text[-1:] in (" ", "\t"):
+            text = "".join(text[start:end].rstrip(" \t") for start, end in pairwise(starts))
     return EMPTY_LINES.sub("\n\n", text) if "\n\n\n" in text else text
 
 
@@ -60,12 +66,17 @@ def references(text: str) -> str:
     if "[" not in text:
         return text
     parts = text.split(BOUNDARY)
-    return BOUNDARY.join(part if any(mark in part for mark in PROGRAM) else REFERENCE.sub("", part) for part in parts)
+    return BOUNDARY.join(
+        part if "[" not in part or any(mark in part for mark in PROGRAM) else REFERENCE.sub("", part) for part in parts
+    )
 
 
 def nfc(text: str) -> str:
     """In Unicode's composed form, in which one character has one spelling."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    if text.isascii():
+        return text
+    # one by one, for most need no more than a glance
+    return BOUNDARY.join(unicodedata.normalize("NFC", part) for part in text.split(BOUNDARY))
 
 
 # In the order in which they run: what an earlier one takes away may be in a later one's way.
@@ -98,8 +109,35 @@ class Cleaner:
 
     def __call__(self, text: str) -> str:
         """A record's texts, joined by BOUNDARY, cleaned and each stripped."""
+        return BOUNDARY.join(part.strip() for part in self.all([text])[0].split(BOUNDARY))
+
+    def all(self, records: Sequence[str]) -> list[str]:
+        """Many records of stripped texts, each as one alone would be: they are one text while they are cleaned."""
+        cleaned = list(records)
+        for ascii_only in (True, False):  # in what is ASCII, far less has to be looked for
+            rows = [row for row, text in enumerate(records) if text.isascii() == ascii_only]
+            if rows:
+                for row, text in self._changed([records[row] for row in rows]):
+                    cleaned[rows[row]] = text
+        return cleaned
+
+    def _changed(self, records: list[str]) -> Iterator[tuple[int, str]]:
+        """The records that cleaning changes, by their number."""
+        ends = list(accumulate(text.count(BOUNDARY) + 1 for text in records))
+        text = BOUNDARY.join(records)
+        parts = text.split(BOUNDARY)
+        changed: set[int] = set()
         for name in self._switches:
             cleaned = SWITCHES[name](text)
-            self.changed[name] += cleaned != text
-            text = cleaned
-        return BOUNDARY.join(part.strip() for part in text.split(BOUNDARY))
+            if cleaned != text:
+                before, text, parts = parts, cleaned, cleaned.split(BOUNDARY)
+                rows = {
+                    bisect_right(ends, place)
+                    for place, (one, other) in enumerate(zip(before, parts, strict=True))
+                    if one != other
+                }
+                self.changed[name] += len(rows)
+                changed |= rows
+        for row in changed:
+            start, end = ends[row - 1] if row else 0, ends[row]
+            yield row, BOUNDARY.join(part.strip() for part in parts[start:end])

@@ -18,11 +18,14 @@ def ingest(
     near_duplicates: float,
     decontaminate: str,
     decontaminate_digest: str,
+    ingest_cache: str,
+    shard: int,
+    shards: int,
     records: Output[Dataset],
     rejects: Output[Dataset],
     metrics: Output[Metrics],
 ) -> None:
-    """Validate every row of the dataset and remove duplicates."""
+    """Validate every row of the dataset and remove duplicates; of a shard, leave that to merge."""
     from pathlib import Path
 
     from components.ingest.ingest import ingest as run
@@ -39,6 +42,9 @@ def ingest(
         near_duplicates=near_duplicates,
         decontaminate=decontaminate,
         decontaminate_digest=decontaminate_digest,
+        ingest_cache=ingest_cache,
+        shard=shard,
+        shards=shards,
         records=Path(records.path),
         rejects=Path(rejects.path),
         metrics=Path(metrics.path),

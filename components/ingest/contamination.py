@@ -34,7 +34,8 @@ class EvaluationSets:
             DataError: a set has no word in it; or from reading it.
         """
         self._runs = {name: _runs_of(name, documents) for name, documents in sets.items()}
-        self.found: Counter[str] = Counter(dict.fromkeys(sets, 0))
+        self.names = tuple(sets)
+        self.found: Counter[str] = Counter()
 
     def hold(self, texts: Sequence[str]) -> bool:
         """Whether a record, given by its texts in the order in which they are read, shares a run with any set.
@@ -42,8 +43,6 @@ class EvaluationSets:
         A run is WORDS words. A document of fewer is one run by itself: a record shares it whose words, or the words of
         one of whose texts, are all of the document's.
         """
-        if not self._runs:
-            return False
         parts = [words(text) for text in texts]
         short = [part for part in parts if 0 < len(part) < WORDS]
         record = np.concatenate([runs(part) for part in ([word for part in parts for word in part], *short)])

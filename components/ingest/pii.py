@@ -39,7 +39,7 @@ ISSUERS = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]|2[2-7]|35)\d{14}|3[47]\d{13}|(?:30[0-5]|36\d|38\d)\d{11}|6(?:011|4|5|2)\d{12,16}"
 )
 IBAN = re.compile(
-    r"[0-9]{2}(?<=\b[A-Za-z]{2}[0-9]{2})(?:[A-Za-z0-9]{11,30}|(?: [A-Za-z0-9]{4}){2,7}(?: [A-Za-z0-9]{1,3})?)(?!\w)",
+    r"[0-9][0-9](?<=\b[A-Za-z]{2}[0-9]{2})(?:[A-Za-z0-9]{11,30}|(?: [A-Za-z0-9]{4}){2,7}(?: [A-Za-z0-9]{1,3})?)(?!\w)",
     re.ASCII,
 )
 WORD = re.compile(r"\w", re.ASCII)
@@ -51,11 +51,13 @@ IBAN_LENGTHS = {
     29: "BR EG PS QA UA", 30: "JO KW MU", 31: "MT SC", 33: "RU",
 }  # fmt: skip
 IBAN_LENGTH = {country: length for length, countries in IBAN_LENGTHS.items() for country in countries.split()}
+SSN_NAMES = ("ssn", "social security")
 SSN = r"(?!000|666|9\d\d)\d{3}(?P<s>[- ]?)(?!00)\d{2}(?P=s)(?!0000)\d{4}(?!\w|-\d)"
 SSN_SHAPE = re.compile(r"[0-8](?<![\w-].)\d\d-(?<!000-)(?<!666-)(?!00)\d{2}-(?!0000)\d{4}(?!\w|-\d)", re.ASCII)
 SSN_NAMED = re.compile(r"\b(?:ssn|social security)" + GLUE + f"(?P<value>{SSN})", re.IGNORECASE | re.ASCII)
+PASSPORT_NAMES = ("passport", "travel document", "reisepass", "passeport", "pasaporte", "passaporto", "paspoort")
 PASSPORT = re.compile(
-    r"(?:passport|travel document|reisepass|passeport|pasaporte|passaporto|paspoort)" + GLUE +
+    rf"(?:{'|'.join(PASSPORT_NAMES)})" + GLUE +
     r"(?-i:(?P<value>(?=[A-Z]*\d)[A-Z0-9]{7,9}))(?!\w)", re.IGNORECASE | re.ASCII
 )  # fmt: skip
 PHONE_INTERNATIONAL = tuple(
@@ -96,7 +98,7 @@ def find(text: str, names: Callable[[str], Iterable[tuple[int, int]]] | None = N
     useless: frozenset[Callable[[str], Found]] = frozenset()
     if not DIGITS.search(text):
         useless |= NUMERIC
-    if not any(len(word) >= secrets.SHORTEST and not word.isalpha() for word in text.split()):
+    if all(map(str.isalpha, secrets.long_words(text))):
         useless |= LONG
     for type_, detector in DETECTORS:
         if detector not in useless:
@@ -174,14 +176,9 @@ def _remainder(iban: str) -> int:
     return int("".join(str(int(character, 36)) for character in iban[4:] + iban[:4])) % 97
 
 
-def _has(text: str, *words: str) -> bool:
-    lowered = text.lower()
-    return any(word in lowered for word in words)
-
-
 def ssns(text: str) -> Found:
     """US social security numbers: 3-2-4 digits, or nine behind their name; never what the SSA does not issue."""
-    if _has(text, "ssn", "social security"):
+    if secrets.mentions(text, SSN_NAMES):
         yield from (match.span("value") for match in SSN_NAMED.finditer(text))
     for match in SSN_SHAPE.finditer(text):
         if not THING.search(text, max(0, match.start() - 30), match.start()):
@@ -190,7 +187,7 @@ def ssns(text: str) -> Found:
 
 def passports(text: str) -> Found:
     """Seven to nine letters and digits behind the word passport in one of several languages."""
-    if _has(text, "passport", "travel document", "reisepass", "passeport", "pasaporte", "passaporto", "paspoort"):
+    if secrets.mentions(text, PASSPORT_NAMES):
         yield from (match.span("value") for match in PASSPORT.finditer(text))
 
 

@@ -1,54 +1,159 @@
-"""What happens to a valid record before anything else sees it: it is cleaned, compared with the evaluation sets, then
-searched for personal data.
+"""What becomes of a block of rows before anything else sees it: rows are checked, records cleaned, compared with the
+evaluation sets, and searched for personal data.
 
-Ids, keys, duplicates and everything after them are told from the text that this leaves.
+Nothing here depends on other blocks. Ids, keys, duplicates and everything after them are told from the text that this
+leaves.
 """
 
+from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
 
 from components.ingest.cleaning import BOUNDARY, Cleaner
 from components.ingest.contamination import load_sets
 from components.ingest.privacy import Privacy
-from components.records import Reject, Removal, canonical_json, messages
+from components.ingest.rows import Block, row_digest
+from components.ingest.shapes import Draft, Shape
+from components.ingest.text import rows_of
+from components.near import sketch
+from components.prepared import rows_schema
+from components.records import Reject, Removal, canonical_json, content_keys, normalised
 
-TEXTS = ("instruction", "context", "response", "category")
+REJECTED = frozenset(Reject)
+OWN = 4  # of a draft's texts: instruction, context, response and category; what was said before stands before them
+NO_TEXTS = [""] * OWN
+NOTHING = Draft(BOUNDARY.join(NO_TEXTS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What is done to records."""
+
+    cleaning: str
+    pii: str
+    pii_names: str = ""
+    decontaminate: str = ""
+    decontaminate_digest: str = ""
+    sketched: bool = False  # whether near-duplicates will be looked for
 
 
 class Preparation:
-    """Cleans, decontaminates and redacts records, and counts what it did."""
+    """Prepares blocks of rows by rules.
 
-    def __init__(
-        self, *, cleaning: str, pii: str, pii_names: str, decontaminate: str = "", decontaminate_digest: str = ""
-    ) -> None:
-        self._clean = Cleaner(cleaning)
-        self._privacy = Privacy(pii, pii_names)
-        self._sets = load_sets(decontaminate, decontaminate_digest, Cleaner(cleaning))
+    Raises:
+        ParameterError: a rule is not allowed.
+        DataError: an evaluation set cannot be read.
+    """
 
-    def __call__(self, fields: dict[str, str], source: str) -> dict[str, str] | Reject | Removal:
-        """The record with its texts prepared, or why it is none any more."""
-        history = messages(fields.get("history", ""))
-        # what was said first comes first, so that each turn of a conversation has the same placeholders
-        said = [message["content"] for message in history]
-        cleaned = self._clean(BOUNDARY.join((*said, *(fields[name] for name in TEXTS))))
-        *read, _ = cleaned.split(BOUNDARY)  # what is read of a record is all but its category
-        if self._sets.hold(read):  # before redaction, which would hide what is shared
-            return Removal.CONTAMINATED
-        text = self._privacy(cleaned, source)
-        if text is None:
-            return Removal.PERSONAL_DATA
-        parts = text.split(BOUNDARY)
-        prepared = dict(zip(TEXTS, parts[len(said) :], strict=True))
-        if any(fields[name] and not prepared[name] for name in ("instruction", "response", "category")):
-            return Reject.EMPTY_FIELD
-        if history:
-            changed = (message | {"content": part} for message, part in zip(history, parts, strict=False))
-            prepared["history"] = canonical_json(list(changed))
-        return {**fields, **prepared}
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._clean = Cleaner(rules.cleaning)
+        self._privacy = Privacy(rules.pii, rules.pii_names)
+        self._sets = load_sets(rules.decontaminate, rules.decontaminate_digest, Cleaner(rules.cleaning))
 
-    def metrics(self) -> dict[str, Any]:
-        """What was cleaned and found."""
-        return {
+    def __call__(self, block: Block, shape: Shape) -> tuple[pa.RecordBatch, dict[str, Any]]:
+        """A block's prepared rows, and what was counted on the way."""
+        for counter in (self._clean.changed, self._sets.found, self._privacy.found):
+            counter.clear()
+        self._privacy.records = 0
+        rows = _Outcomes.of(block, shape)
+        records = [row for row, reason in enumerate(rows.reasons) if reason is None]
+        cleaned = self._clean.all([rows.drafts[row].text for row in records])
+        for row, text in zip(records, cleaned, strict=True):
+            rows.decide(row, self._prepared(text))
+        counts = {
             "cleaned": dict(self._clean.changed),
             "contaminated": dict(self._sets.found),
-            "pii": self._privacy.metrics(),
+            "found": dict(self._privacy.found),
+            "with_findings": self._privacy.records,
         }
+        return rows.to_arrow(self._rules.sketched), counts
+
+    def _prepared(self, text: str) -> str | Removal:
+        """A record's cleaned texts as later steps see them, or why they do not."""
+        # all but the category; before redaction, which would hide what is shared
+        if self._sets.names and self._sets.hold(text.split(BOUNDARY)[:-1]):
+            return Removal.CONTAMINATED
+        redacted = self._privacy(text)
+        return Removal.PERSONAL_DATA if redacted is None else redacted
+
+
+class _Outcomes:
+    """What became of each row of a block: lists of one length."""
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.raws: list[Any] = []
+        self.reasons: list[str | None] = []
+        self.drafts: list[Draft] = []  # NOTHING, where the row is none
+
+    @classmethod
+    def of(cls, block: Block, shape: Shape) -> "_Outcomes":
+        """The outcomes of rows that were read and checked."""
+        rows = cls()
+        for position, value, raw in rows_of(block):
+            found = shape.records(value)
+            if isinstance(found, Reject):
+                rows._add(position, raw, found, NOTHING)
+                continue
+            for draft in found:
+                rows._add(position, raw, None, draft)
+        return rows
+
+    def _add(self, position: int, raw: Any, reason: str | None, draft: Draft) -> None:
+        self.positions.append(position)
+        self.raws.append(raw)
+        self.reasons.append(reason)
+        self.drafts.append(draft)
+
+    def decide(self, row: int, outcome: str | Removal) -> None:
+        """Takes a record's prepared text, or the reason why it is removed."""
+        draft = self.drafts[row]
+        if isinstance(outcome, Removal):
+            self.reasons[row] = outcome
+        elif outcome != draft.text and _emptied(draft.text, outcome):
+            self.reasons[row] = Reject.EMPTY_FIELD
+        else:
+            self.drafts[row] = draft._replace(text=outcome)
+
+    def to_arrow(self, sketched: bool) -> pa.RecordBatch:
+        """The rows as a record batch."""
+        said = [
+            draft.text.split(BOUNDARY) if reason is None else NO_TEXTS
+            for draft, reason in zip(self.drafts, self.reasons, strict=True)
+        ]
+        texts = [[parts[place] for parts in said] for place in range(-OWN, 0)]
+        texts.append([_history(draft.roles, parts) for draft, parts in zip(self.drafts, said, strict=True)])
+        normal = [normalised(texts[place]) for place in (0, 1, 2, 4)]
+        digests = [
+            row_digest(raw) if reason in REJECTED else None for raw, reason in zip(self.raws, self.reasons, strict=True)
+        ]
+        columns = [
+            pa.array(self.positions, pa.int64()),
+            pa.array(self.reasons, pa.string()),
+            pa.array(digests, pa.string()),
+            _fixed(b"".join(map(content_keys, *normal)), len(said)),
+            *(pa.array(column, pa.string()) for column in texts),
+        ]
+        if sketched:
+            answers = [b" ".join(filter(None, pair)).decode() for pair in zip(normal[0], normal[2], strict=True)]
+            columns.append(_fixed(sketch(answers).bands.tobytes(), len(said)))
+        return pa.RecordBatch.from_arrays(columns, schema=rows_schema(sketched))
+
+
+def _fixed(data: bytes, rows: int) -> pa.Array:
+    """A column of bytes of one length."""
+    return pa.Array.from_buffers(pa.binary(len(data) // rows), rows, [None, pa.py_buffer(data)])
+
+
+def _emptied(before: str, after: str) -> bool:
+    """Whether a text that a record must have is gone."""
+    pairs = list(zip(before.split(BOUNDARY)[-OWN:], after.split(BOUNDARY)[-OWN:], strict=True))
+    return any(one and not other for one, other in (pairs[0], *pairs[2:]))
+
+
+def _history(roles: tuple[str, ...], texts: list[str]) -> str:
+    """What was said before, as JSON messages."""
+    said = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    return canonical_json(said) if said else ""

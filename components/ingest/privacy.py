@@ -4,7 +4,6 @@ import importlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from components.errors import ParameterError, PipelineError
 from components.ingest.cleaning import BOUNDARY
@@ -51,7 +50,7 @@ def parse_names(reference: str) -> Names | None:
 
 
 class Privacy:
-    """Applies one policy to records, and counts what was found by type and by source."""
+    """Applies one policy to records, and counts those with findings, and the findings by type."""
 
     def __init__(self, policy: str, names: str = "") -> None:
         if policy not in POLICIES:
@@ -60,9 +59,9 @@ class Privacy:
         self._reference = names
         self._names = parse_names(names) if policy != "off" else None
         self.records = 0
-        self.found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.found: Counter[str] = Counter()
 
-    def __call__(self, text: str, source: str) -> str | None:
+    def __call__(self, text: str) -> str | None:
         """A record's texts, joined by BOUNDARY, as the policy wants them; None when the record is to be dropped."""
         if self._policy == "off":
             return text
@@ -70,21 +69,10 @@ class Privacy:
         if not spans:
             return text
         self.records += 1
-        self.found[source].update(span.type for span in spans)
+        self.found.update(span.type for span in spans)
         if self._policy == "drop":
             return None
         return redact(text, spans) if self._policy == "redact" else text
-
-    def metrics(self) -> dict[str, Any]:
-        """The counts, for people: records with findings, findings by type, and by source and type."""
-        total = sum(self.found.values(), Counter[str]())
-        return {
-            "policy": self._policy,
-            "names": self._reference,
-            "records": self.records,
-            "found": dict(sorted(total.items())),
-            "by_source": {source: dict(sorted(self.found[source].items())) for source in sorted(self.found)},
-        }
 
     def _names_between(self, text: str) -> Iterable[tuple[int, int]]:
         """What the plug-in finds in each of a record's texts."""

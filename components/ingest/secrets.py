@@ -8,6 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 
 Found = Iterator[tuple[int, int]]
 
@@ -57,6 +58,23 @@ PUBLIC_BLOCK = re.compile(
 # No token that is told by its looks or its issuer is shorter.
 SHORTEST = 18
 TRAILING = ".?!:"
+
+
+@lru_cache(1)
+def lowered(text: str) -> str:
+    """A text in lower case, made once for all that look for words in it."""
+    return text.lower()
+
+
+@lru_cache(1)
+def long_words(text: str) -> list[str]:
+    """The words of a text in which a token could stand."""
+    return [word for word in text.replace("\0", " ").split() if len(word) >= SHORTEST]
+
+
+def mentions(text: str, words: tuple[str, ...]) -> bool:
+    """Whether one of these stands in a text, whatever its letter case."""
+    return any(map(lowered(text).__contains__, words))
 
 
 def private_keys(text: str) -> Found:
@@ -111,14 +129,13 @@ def url_passwords(text: str) -> Found:
 
 def issued_tokens(text: str) -> Found:
     """Tokens of further issuers, by their prefix."""
-    if any(prefix in text for prefix in PREFIXES):
+    if any(map(text.__contains__, PREFIXES)):
         yield from (match.span() for match in ISSUED.finditer(text))
 
 
 def named_secrets(text: str) -> Found:
     """What is called a secret, token, key or password, and is no word."""
-    lowered = text.lower()
-    if not (any(word in lowered for word in NAMES) or ("key" in lowered and KEYS.search(lowered))):
+    if not (mentions(text, NAMES) or (mentions(text, ("key",)) and KEYS.search(lowered(text)))):
         return
     for pattern in (BEARER, NAMED):
         for match in pattern.finditer(text):
@@ -130,7 +147,7 @@ def named_secrets(text: str) -> Found:
 
 def random_tokens(text: str) -> Found:
     """Tokens that look random."""
-    if not any(len(word) >= 20 and DIGIT.search(word) for word in text.split()):
+    if not any(map(DIGIT.search, long_words(text))):
         return
     tokens = list(TOKEN.finditer(text))
     blocks = [block.span() for block in PUBLIC_BLOCK.finditer(text)] if tokens and "-----BEGIN" in text else []

@@ -1,10 +1,11 @@
 """Shapes of rows: instruction records, conversations and plain text, under whatever names their columns have."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
+from components.ingest.cleaning import BOUNDARY
 from components.records import Reject
 
 # Names by which a field's column is known, the first that is there; letter case does not matter.
@@ -22,7 +23,16 @@ ROLES = {
     "system": "system",
 }
 UNKNOWN = "unknown"
-Fields = dict[str, str]
+
+
+class Draft(NamedTuple):
+    """A valid record before it is cleaned: its texts with BOUNDARY between them, which no text holds.
+
+    They are what was said before, in the order in which it was said, then instruction, context, response and category.
+    """
+
+    text: str
+    roles: tuple[str, ...] = ()  # of those who said what was said before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +44,7 @@ class Shape:
     def __str__(self) -> str:
         return next(iter(self.columns)) if "instruction" not in self.columns else "instruction, response"
 
-    def records(self, value: Any) -> list[Fields] | Reject:
+    def records(self, value: Any) -> list[Draft] | Reject:
         """A row's records, their texts stripped, or the reason why it is none.
 
         A conversation gives one for each answer, with what was said before as its history.
@@ -43,6 +53,8 @@ class Shape:
             return value
         if not isinstance(value, dict):
             return Reject.NOT_AN_OBJECT
+        if "instruction" in self.columns and (draft := self._at_once(value)):
+            return [draft]
         category = optional(value.get(self.columns["category"]))
         if isinstance(category, Reject):
             return category
@@ -50,7 +62,7 @@ class Shape:
             return _turns(value.get(self.columns["messages"]), category or UNKNOWN)
         if "text" in self.columns:
             text = required(value.get(self.columns["text"]))
-            return text if isinstance(text, Reject) else [_fields(text, category=category)]
+            return text if isinstance(text, Reject) else [_draft(text, category=category)]
         instruction = required(value.get(self.columns["instruction"]))
         if isinstance(instruction, Reject):
             return instruction
@@ -60,7 +72,26 @@ class Shape:
         response = required(value.get(self.columns["response"]))
         if isinstance(response, Reject):
             return response
-        return [_fields(response, instruction, context, category)]
+        return [_draft(response, instruction, context, category)]
+
+    def _at_once(self, value: dict[str, Any]) -> Draft | None:
+        """The record of a row without a fault, told at a glance; None where a closer look is needed."""
+        found = [value.get(name) for name in self._fields]
+        if found[1] is None:
+            found[1] = ""
+        if found[3] is None:
+            found[3] = UNKNOWN
+        try:
+            texts = list(map(str.strip, found))  # type: ignore[arg-type]  # what is no text raises
+        except TypeError:
+            return None
+        text = BOUNDARY.join(texts)
+        return Draft(text) if all(texts[::2]) and texts[3] and is_text(text, len(texts) - 1) else None
+
+    @cached_property
+    def _fields(self) -> tuple[str, ...]:
+        """The columns of an instruction record, in the order in which it is read."""
+        return tuple(self.columns[name] for name in ("instruction", "context", "response", "category"))
 
 
 def wanted(given: Mapping[str, str]) -> frozenset[str]:
@@ -116,27 +147,21 @@ def optional(value: Any) -> str | Reject:
     return value.strip()
 
 
-def is_text(value: str) -> bool:
-    """Whether a string is text: no NUL, no unpaired surrogate."""
+def is_text(value: str, boundaries: int = 0) -> bool:
+    """Whether a string is text: no unpaired surrogate, and no NUL but those between joined texts."""
     if not value.isascii():
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
             return False
-    return "\x00" not in value
+    return value.count(BOUNDARY) == boundaries
 
 
-def _fields(response: str, instruction: str = "", context: str = "", category: str = "", history: str = "") -> Fields:
-    return {
-        "instruction": instruction,
-        "context": context,
-        "response": response,
-        "category": category or UNKNOWN,
-        "history": history,
-    }
+def _draft(response: str, instruction: str = "", context: str = "", category: str = "") -> Draft:
+    return Draft(BOUNDARY.join((instruction, context, response, category or UNKNOWN)))
 
 
-def _turns(messages: Any, category: str) -> list[Fields] | Reject:
+def _turns(messages: Any, category: str) -> list[Draft] | Reject:
     """One record for each answer of a conversation."""
     if messages is None:
         return Reject.MISSING_FIELD
@@ -152,23 +177,19 @@ def _turns(messages: Any, category: str) -> list[Fields] | Reject:
     return _answers(said, category)
 
 
-def _answers(said: list[dict[str, str]], category: str) -> list[Fields] | Reject:
+def _answers(said: list[dict[str, str]], category: str) -> list[Draft] | Reject:
     """Records of a conversation whose roles take turns, behind one system message at most."""
     opening = int(bool(said) and said[0]["role"] == "system")
-    roles = [message["role"] for message in said[opening:]]
+    roles = [message["role"] for message in said]
     texts = [message["content"] for message in said]
-    if not roles or not all(texts):
+    if not roles[opening:] or not all(texts):
         return Reject.EMPTY_FIELD
-    if roles != ["user", "assistant"] * (len(roles) // 2):
+    if roles[opening:] != ["user", "assistant"] * ((len(roles) - opening) // 2):
         return Reject.WRONG_ROLE_ORDER
     return [
-        _fields(texts[turn + 1], texts[turn], category=category, history=_history(said[:turn]))
+        Draft(BOUNDARY.join((*texts[: turn + 1], "", texts[turn + 1], category)), tuple(roles[:turn]))
         for turn in range(opening, len(said), 2)
     ]
-
-
-def _history(said: list[dict[str, str]]) -> str:
-    return json.dumps(said, ensure_ascii=False, separators=(",", ":")) if said else ""
 
 
 def _message(message: Any) -> dict[str, str] | Reject:

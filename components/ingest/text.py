@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NoReturn
 
@@ -11,9 +12,11 @@ import orjson
 
 from components.errors import DataError
 from components.ingest.elements import Elements
-from components.ingest.rows import BLOCK, BOM, MAX_ROW, Hashed, Row
+from components.ingest.rows import BLOCK, BOM, MAX_ROW, Block, Hashed, Row
 from components.records import Reject
 
+# A block of lines: the bytes from which on it may end and beyond which it does, and which lines may end it.
+SHORTEST, LONGEST, ONE_IN = 384 << 10, 768 << 10, 16
 HEADING = re.compile(r"#{1,6}\s")
 FENCE = ("```", "~~~")
 
@@ -31,13 +34,56 @@ def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Hashed]]:
             yield number, line
 
 
-def jsonl(file: IO[bytes]) -> Iterator[Row]:
-    """One JSON value a line; empty lines are no rows."""
-    for position, line in lines(file):
-        if isinstance(line, Hashed):
-            yield Row(position, Reject.OVER_LONG, line)
-        elif line.strip():
-            yield Row(position, parse(line), line)
+def line_blocks(file: IO[bytes]) -> Iterator[Block]:
+    """The lines of a file of JSON lines in blocks, unparsed; a line that is too long to be held is a block of its own.
+
+    Where a block ends depends on the lines near its end alone. So most blocks of a file stay what they were when
+    lines are added, changed or left out somewhere else.
+    """
+    buffer = file.read(BLOCK).removeprefix(BOM)
+    start, ended = 0, not buffer
+    while buffer or not ended:
+        if end := _block_end(buffer, ended):
+            block, buffer = buffer[:end], buffer[end:]
+            yield Block(start=start, content=block)
+            start += block.count(b"\n")
+        elif len(buffer) - (begin := buffer.rfind(b"\n") + 1) > MAX_ROW:
+            if begin:
+                yield Block(start=start, content=buffer[:begin])
+                start += buffer.count(b"\n")
+            yield Block(start=start, content=(Row(1, Reject.OVER_LONG, _skip(file, buffer[begin:])),))
+            start, buffer = start + 1, b""
+        else:
+            more = file.read(BLOCK)
+            buffer, ended = buffer + more, not more
+
+
+def _block_end(buffer: bytes, ended: bool) -> int:
+    """Where the block ends that begins the buffer; 0 when more has to be read to tell.
+
+    A block ends, from SHORTEST on, with the first line whose checksum says so, and at the latest beyond LONGEST.
+    """
+    at = SHORTEST
+    while (end := buffer.find(b"\n", at)) >= 0:
+        line = buffer[buffer.rfind(b"\n", 0, end) + 1 : end]
+        if end > LONGEST or zlib.crc32(line) % ONE_IN == 0:
+            return end + 1
+        at = end + 1
+    return len(buffer) if ended else 0
+
+
+def rows_of(block: Block) -> Iterable[tuple[int, Any, Any]]:
+    """The rows of a block."""
+    return block.content if isinstance(block.content, tuple) else jsonl(block.content)
+
+
+def jsonl(lines: bytes) -> Iterator[tuple[int, Any, bytes | Hashed]]:
+    """The rows of a block: one JSON value a line; empty lines are no rows."""
+    for position, line in enumerate(lines.split(b"\n"), start=1):
+        if len(line) > MAX_ROW:
+            yield position, Reject.OVER_LONG, Hashed(hashlib.sha256(line + b"\n").hexdigest()[:32])
+        elif line and not line.isspace():
+            yield position, parse(line), line
 
 
 def json_list(file: IO[bytes]) -> Iterator[Row]:

@@ -8,7 +8,6 @@ import pytest
 
 from components.errors import ParameterError
 from components.ingest.ingest import ingest
-from components.ingest.preparation import Preparation
 from components.records import messages, path_digest, read_json, read_table, record_id, split_key
 from tests.conftest import write_jsonl
 
@@ -86,18 +85,13 @@ def test_a_bad_parameter_is_named_before_anything_is_read(tmp_path: Path, bad: d
     assert not (tmp_path / "records").exists()
 
 
-def test_every_turn_of_a_conversation_has_the_same_placeholders_and_key() -> None:
-    turns = [("I am ann@example.org[1]x", "Hello ann@example.org."), ("And bob@example.org?", "So is he.")]
-    prepare = Preparation(cleaning="nfc", pii="redact", pii_names="")
-    said: list[dict[str, str]] = []
-    keys = []
-    for instruction, response in turns:
-        fields = {"instruction": instruction, "context": "", "response": response, "category": "chat"}
-        prepared = prepare({**fields, "history": json.dumps(said) if said else ""}, "chats.jsonl")
-        assert isinstance(prepared, dict)
-        keys.append(split_key(*(prepared[name] for name in ("instruction", "context", "response", "history"))))
-        said += [{"role": "user", "content": instruction}, {"role": "assistant", "content": response}]
-        last = prepared
-    assert keys[0] == keys[1]
-    assert messages(last["history"])[1] == {"role": "assistant", "content": "Hello [EMAIL_1]."}
-    assert last["instruction"] == "And [EMAIL_2]?"
+def test_every_turn_of_a_conversation_has_the_same_placeholders_and_key(tmp_path: Path) -> None:
+    said = ["I am ann@example.org[1]x", "Hello ann@example.org.", "And bob@example.org?", "So is he."]
+    roles = ["user", "assistant"] * 2
+    chat = {"messages": [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]}
+    records, metrics = run(tmp_path, [chat], cleaning="nfc")
+    texts = ("instruction", "context", "response", "history")
+    assert len({split_key(*(record[name] for name in texts)) for record in records}) == 1
+    assert messages(records[1]["history"])[1] == {"role": "assistant", "content": "Hello [EMAIL_1]."}
+    assert records[1]["instruction"] == "And [EMAIL_2]?"
+    assert metrics["pii"]["by_source"] == {"rows.jsonl": {"EMAIL": 5}}

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from components.errors import ParameterError
 from components.ingest.ingest import ingest
-from components.ingest.repeats import repeats
+from components.near import sketch
 from components.records import normalise, read_json, read_table
-from tests.conftest import make_record, write_jsonl, write_records
+from components.repeats import near_repeated
+from tests.conftest import make_record, write_jsonl
 
 WORDS = [first + second for first in "bdfgklmnprstvz" for second in ("a", "ek", "ist", "oln", "urd", "ym", "ov", "ir")]
 SIMILARITY = 0.7
@@ -30,9 +31,13 @@ def edited(pick: random.Random, sentence: str, share: float) -> str:
     return " ".join(" ".join(words).split())
 
 
-def found(folder: Path, records: list[dict[str, str]], similarity: float = SIMILARITY) -> list[bool]:
-    folder.mkdir(exist_ok=True)
-    return [bool(mark) for mark in repeats(write_records(folder / "records", records), similarity)]
+def found(records: list[dict[str, str]], similarity: float = SIMILARITY) -> list[bool]:
+    texts = [
+        (normalise(f"{record['instruction']} {record['response']}"), normalise(record["context"])) for record in records
+    ]
+    bands = sketch([said for said, _ in texts]).bands
+    marks = near_repeated(len(records), lambda band: bands[:, band], lambda row: texts[row], similarity)
+    return [bool(mark) for mark in marks]
 
 
 def alike(one: str, other: str) -> float:
@@ -45,27 +50,25 @@ def alike(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize(("share", "recall"), [(0.02, 0.98), (0.05, 0.8)])
-def test_planted_copies_are_found_and_nothing_else(tmp_path: Path, share: float, recall: float) -> None:
+def test_planted_copies_are_found_and_nothing_else(share: float, recall: float) -> None:
     pick = random.Random(5)
     records = [make_record(text(pick, 12), text(pick, pick.randrange(60, 200))) for _ in range(300)]
     copies = [make_record(record["instruction"], edited(pick, record["response"], share)) for record in records[:200]]
-    marks = found(tmp_path, [*records, *copies])
+    marks = found([*records, *copies])
     assert not any(marks[:300])
     assert sum(marks[300:]) >= recall * 200
 
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1000), number=st.integers(2, 40), more=st.integers(0, 30))
-def test_a_removed_record_repeats_a_kept_one_and_growth_changes_nothing(
-    tmp_path: Path, seed: int, number: int, more: int
-) -> None:
+def test_a_removed_record_repeats_a_kept_one_and_growth_changes_nothing(seed: int, number: int, more: int) -> None:
     pick = random.Random(seed)
     bases = [(text(pick, 8), text(pick, 30)) for _ in range(5)]
     records = []
     for _ in range(number + more):
         instruction, response = pick.choice(bases)
         records.append(make_record(instruction, edited(pick, response, pick.choice((0.03, 0.1, 0.3)))))
-    before, after = found(tmp_path, records[:number]), found(tmp_path, records)
+    before, after = found(records[:number]), found(records)
     assert after[:number] == before
     said = [f"{record['instruction']} {record['response']}" for record in records]
     for row, removed in enumerate(after):
@@ -73,7 +76,7 @@ def test_a_removed_record_repeats_a_kept_one_and_growth_changes_nothing(
         assert removed == (max(earlier, default=0) >= SIMILARITY)
 
 
-def test_questions_about_one_passage_are_kept_and_the_same_question_about_another_is_too(tmp_path: Path) -> None:
+def test_questions_about_one_passage_are_kept_and_the_same_question_about_another_is_too() -> None:
     pick = random.Random(1)
     passages = [text(pick, 80), text(pick, 80)]
     question, answer = text(pick, 9), text(pick, 20)
@@ -83,12 +86,12 @@ def test_questions_about_one_passage_are_kept_and_the_same_question_about_anothe
         make_record(question, answer, passages[1]),
         make_record(question, answer, edited(pick, passages[0], 0.02)),
     ]
-    assert found(tmp_path, records) == [False, False, False, True]
+    assert found(records) == [False, False, False, True]
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_few_records_are_kept(tmp_path: Path, number: int) -> None:
-    assert found(tmp_path, [make_record("What?", "That.")] * number) == [False] * number
+def test_few_records_are_kept(number: int) -> None:
+    assert found([make_record("What?", "That.")] * number) == [False] * number
 
 
 def run(folder: Path, rows: list[dict[str, Any]], **arguments: Any) -> tuple[list[str], dict[str, Any]]:
