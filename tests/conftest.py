@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster-image", default="python:3.11-slim", help="an image with Python that it can pull")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps what reads the one run that `trained` makes on one of pytest's workers, so that it is made once."""
     for item in items:
