@@ -8,7 +8,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pipeline.kfp_api import Api, KfpError
-from pipeline.recurring import carry_out, plan
+from pipeline.recurring import plan
+from pipeline.replacement import carry_out
 from pipeline.schedule import main as schedule
 from pipeline.schedule_file import read_schedules
 from tests.kfp_server.conftest import Time
@@ -205,6 +206,28 @@ def test_an_interrupted_replacement_leaves_the_old_schedule_at_work(
     assert scheduler.at(DUE) == 1, "the new one is there, but disabled"
 
 
+@pytest.mark.parametrize(
+    ("call", "away"),
+    [
+        *[("DELETE /apis/v2beta1/recurringruns", requests) for requests in (1, 4, 7)],
+        *[(":enable", requests) for requests in (1, 4, 7)],
+        *[("POST /apis/v2beta1/recurringruns", requests) for requests in (1, 3)],
+    ],
+)
+def test_a_server_that_is_away_over_a_due_time_changes_nothing_of_that(
+    uploaded: Server, api: Api, time: Time, written: Written, call: str, away: int
+) -> None:
+    """The moment was quiet, and then a request took a minute or two."""
+    apply(api, written())
+    time.at = DUE - timedelta(seconds=61)
+    scheduler = Scheduler(uploaded)
+    time.passing = scheduler.look
+    uploaded.fault(call, 503, times=away)
+    apply(api, written(("epochs: 1", "epochs: 2")))
+    time.go(DUE + timedelta(minutes=10))
+    assert scheduler.at(DUE) == 1
+
+
 def test_a_lost_answer_makes_no_second_schedule(uploaded: Server, api: Api, written: Written) -> None:
     uploaded.fault("POST /apis/v2beta1/recurringruns", after=True)
     apply(api, written())
@@ -295,6 +318,19 @@ def test_list_shows_everybodys_and_says_whose(
         ["docs", "another"],
     ]
     assert schedule(["list", "--owner", "another"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_namespace_has_its_own_schedules(
+    uploaded: Server, written: Written, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for namespace in ("team-a", "team-b"):
+        assert schedule(["apply", str(written()), "--namespace", namespace]) == 0
+    assert sorted(one["namespace"] for one in uploaded.state.recurring.values()) == ["team-a"] * 2 + ["team-b"] * 2
+    monkeypatch.setenv("KFP_NAMESPACE", "team-a")
+    assert schedule(["diff", str(written())]) == 0
+    capsys.readouterr()
+    assert schedule(["list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
