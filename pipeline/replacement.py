@@ -14,7 +14,8 @@ import kfp_server_api as kfp
 
 from components.errors import ParameterError
 from pipeline.cron import Cron
-from pipeline.kfp_api import Api, LostAnswerError, NotFoundError, equals
+from pipeline.kfp_api import Api, equals
+from pipeline.kfp_faults import LostAnswerError, NotFoundError
 from pipeline.packages import experiment
 from pipeline.recurring import Change, Present, Wanted, owned
 from pipeline.schedule_file import Schedules

@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pipeline.kfp_api import Api, KfpError
+from pipeline.kfp_api import Api
+from pipeline.kfp_faults import KfpError
 from pipeline.recurring import plan
 from pipeline.replacement import carry_out
 from pipeline.schedule import main as schedule
