@@ -351,6 +351,7 @@ BAD = {
     ("name: docs", "name: faq"): "line 10: name='faq' is given twice",
     ("  - name: docs\n    cron", "  - cron"): "line 10: 'name' is missing",
     ("owner: support\n", ""): "'owner' is missing",
+    ("name: docs", "name: !tag docs"): "line 10: name: could not determine a constructor for the tag",
     ("cron: 0 3 * * *", "version: v9\n    cron: 0 3 * * *"): "line 6: pipeline 'private-llm' has no version 'v9'",
     ("cron: 0 3 * * *", "pipeline: other\n    cron: 0 3 * * *"): "line 6: no pipeline 'other' on",
     ("parameters: {dataset: org/docs, learning_rate: 1e-5}", "parameters: [oops"): "not YAML",
