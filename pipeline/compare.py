@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from pipeline.kfp_api import Api, NotFoundError
+from pipeline.kfp_api import Api
+from pipeline.kfp_faults import NotFoundError
 from pipeline.runs import get_run, log_of, rows, spec_of_run
 
 # KFP's REST API tells no metrics, and logs it does tell: these are the lines that the steps print.

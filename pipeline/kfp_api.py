@@ -10,53 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import kfp_server_api as kfp
 import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    LocationParseError,
-    NameResolutionError,
-    NewConnectionError,
-    ProxyError,
-)
+from urllib3.exceptions import HTTPError
 
-from components.errors import PipelineError, UserError
-from pipeline.endpoint import COOKIE, TOKEN, Endpoint
+from pipeline.endpoint import Endpoint
+from pipeline.kfp_faults import HINT, FailureError, LostAnswerError, NotFoundError, RefusedError, fault_of
 
 PAGE = 100
 FIRST_PATIENCE = 6.0  # seconds for a server that has never answered: its address is more likely wrong than its network
 MOST_TRIES = 4
 PAUSES = (0.5, 30.0)  # seconds, the first and the longest
-
-
-class KfpError(PipelineError):
-    """The KFP server failed, or did not answer in time."""
-
-
-class FailureError(KfpError):
-    """The server answered with a failure of its own, 5xx."""
-
-
-class NotFoundError(KfpError):
-    """What was asked for is not on the server."""
-
-
-class ConflictError(KfpError):
-    """There is one of this name already."""
-
-
-class LostAnswerError(KfpError):
-    """A request may have been carried out, but its answer did not come."""
-
-
-class RefusedError(UserError):
-    """The server refuses what it was asked, or whom it was asked by; or it is not where it was said to be."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +95,7 @@ class Api:
             try:
                 answer = function(*arguments, _request_timeout=(min(10.0, self.timeout), self.timeout), **named)
             except (kfp.ApiException, HTTPError) as error:
-                fault = _fault(error, self.endpoint, sent)
+                fault = fault_of(error, self.endpoint, sent)
             else:
                 self._check_kind(named)
                 self._answered = True
@@ -197,7 +165,7 @@ class Api:
         if named.get("_preload_content", True) and "json" not in (
             self._client.last_response.getheader("content-type") or ""
         ):
-            raise RefusedError(f"{self.endpoint.address} is no KFP API: it did not answer with JSON; {_HINT}")
+            raise RefusedError(f"{self.endpoint.address} is no KFP API: it did not answer with JSON; {HINT}")
 
     def _authenticate(self) -> str:
         """Puts the credentials as they are now into the next request."""
@@ -210,88 +178,6 @@ class Api:
     def _may_be_renewed(self, sent: str) -> bool:
         """Whether a refused credential was accepted before, or has changed since it was sent."""
         return self._answered or self._authenticate() != sent
-
-
-@dataclass
-class _Fault:
-    """What went wrong with a request, and what follows from it.
-
-    Args:
-        again: whether asking again may help.
-        lost: whether it may have been carried out.
-        answered: whether a KFP server said so.
-        wait: seconds that the server asks for.
-    """
-
-    error: PipelineError
-    again: bool = False
-    lost: bool = False
-    answered: bool = True
-    expired: bool = False
-    status: int = 0
-    wait: float | None = None
-
-
-def _fault(error: Exception, endpoint: Endpoint, sent: str) -> _Fault:
-    host = endpoint.address
-    if isinstance(error, LocationParseError):
-        return _Fault(RefusedError(f"{host} is no address"), answered=False)
-    if isinstance(error, ConnectTimeoutError | NewConnectionError | NameResolutionError | ProxyError):
-        reason = _reason(error)
-        return _Fault(
-            KfpError(f"{host} cannot be reached: {reason}; check --host and the network"), True, answered=False
-        )
-    if isinstance(error, HTTPError):  # a timeout, or a connection that broke
-        reason = "no answer in time" if "imed out" in str(error) else "the connection broke"
-        return _Fault(KfpError(f"{host}: {reason}"), again=True, lost=True, answered=False)
-    assert isinstance(error, kfp.ApiException)
-    status, said = error.status or 0, _said(error)
-    if not status:
-        return _Fault(RefusedError(f"{host}: {said}; is its certificate trusted? --ca-file"), answered=False)
-    if status == 429:
-        return _Fault(KfpError(f"{host} is too busy (429)"), again=True, status=status, wait=_retry_after(error))
-    if status >= 500:
-        failed = FailureError(f"{host} failed ({status}): {said}")
-        return _Fault(failed, again=status != 501, lost=True, status=status, wait=_retry_after(error))
-    if status in (301, 302, 303, 307, 308, 401):
-        whose = f"the credentials ({_source(endpoint)}) were" if sent else "no token or cookie was given, and that was"
-        hint = f"renew them, or set {TOKEN}, {COOKIE} or --token-file"
-        refused = RefusedError(f"{host} asks for a login ({status}): {whose} not accepted; {hint}")
-        return _Fault(refused, expired=bool(sent), status=status)
-    kind = {404: NotFoundError, 409: ConflictError}.get(status, RefusedError)
-    note = "; the user may not do this; check --namespace and its roles" if status == 403 else ""
-    return _Fault(kind(f"{host} refused ({status}): {said}{note}"), status=status)
-
-
-_HINT = "the address of the UI usually needs /pipeline at its end"
-
-
-def _source(endpoint: Endpoint) -> str:
-    return endpoint.token_file or endpoint.cookie_file or "from the environment"
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).rpartition("] ")[2] if "[Errno" in str(error) else str(error).rpartition(": ")[2]
-    return "no answer in time" if "timed out" in str(error) else text.rstrip(").") or "no connection"
-
-
-def _said(error: Any) -> str:
-    """The one sentence of an error's body that a person needs: never the whole of it, which may be a page."""
-    with suppress(ValueError, AttributeError):
-        body = json.loads(error.body)
-        text = body.get("message") or body.get("error_message") or body.get("error") or ""
-        if isinstance(text, str) and text:
-            return " ".join(text.split())[:300].rstrip(".")
-    return " ".join(str(error.reason or "no reason given").split())[:200]
-
-
-def _retry_after(error: Any) -> float | None:
-    value = (error.headers or {}).get("Retry-After") if getattr(error, "headers", None) else None
-    if not value:
-        return None
-    with suppress(ValueError, TypeError):
-        return float(value) if value.isdigit() else (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-    return None
 
 
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[str]:

@@ -10,7 +10,8 @@ import yaml
 
 from components import __version__
 from components.errors import ParameterError
-from pipeline.kfp_api import Api, ConflictError, KfpError, LostAnswerError, equals
+from pipeline.kfp_api import Api, equals
+from pipeline.kfp_faults import ConflictError, KfpError, LostAnswerError
 
 DIGEST = "sha256:"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # some ten times faster where it is built in

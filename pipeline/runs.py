@@ -11,7 +11,8 @@ from typing import Any, TextIO
 import kfp_server_api as kfp
 
 from components.errors import ParameterError
-from pipeline.kfp_api import Api, KfpError, LostAnswerError, NotFoundError, RefusedError
+from pipeline.kfp_api import Api
+from pipeline.kfp_faults import KfpError, LostAnswerError, NotFoundError, RefusedError
 from pipeline.packages import spec_of
 from pipeline.pods import pods_of
 from pipeline.steps import steps

@@ -14,7 +14,8 @@ from pipeline.connect import connect, server_flags
 from pipeline.cron import Cron
 from pipeline.kfp_api import Api
 from pipeline.packages import read_package
-from pipeline.recurring import MARK, Change, carry_out, checked, listed, plan
+from pipeline.recurring import MARK, Change, checked, listed, plan
+from pipeline.replacement import carry_out
 from pipeline.schedule_file import read_schedules
 from pipeline.zones import parts, zone_of
 

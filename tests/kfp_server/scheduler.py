@@ -31,8 +31,14 @@ class Scheduler:
                 due += self._instants(key, one["trigger"]["cron_schedule"], _time(one["created_at"]), now)
                 if not due or one["mode"] != "ENABLE":
                     continue
-                self.fired += [(instant, one["display_name"]) for instant in (due[-1:] if one["no_catchup"] else due)]
+                for instant in due[-1:] if one["no_catchup"] else due:
+                    self._run(key, one, instant)
                 due.clear()
+
+    def _run(self, key: str, one: dict[str, Any], instant: datetime) -> None:
+        self.fired.append((instant, one["display_name"]))
+        body = {"display_name": one["display_name"], "experiment_id": one["experiment_id"], "recurring_run_id": key}
+        self._server.make_run(body, self._server.version_of(one["pipeline_version_reference"]))
 
     def at(self, instant: datetime) -> int:
         """How many runs an instant has had."""

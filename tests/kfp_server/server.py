@@ -185,7 +185,7 @@ class Server:
 
     def create_run(self, *, query: Thing, body: Thing) -> tuple[str, Thing]:
         reference = body.get("pipeline_version_reference", {})
-        version = self._version_of(reference)
+        version = self.version_of(reference)
         self._check_inputs(version, body)
         if body["experiment_id"] not in self.state.experiments:
             raise RefusedError(404, f"Experiment {body['experiment_id']} not found")
@@ -238,7 +238,7 @@ class Server:
         if not 1 <= int(body.get("max_concurrency", 0)) <= 10:
             raise RefusedError(400, "Max concurrency of a recurring run must be at least 1 and at most 10")
         reference = body["pipeline_version_reference"]
-        self._check_inputs(self._version_of(reference), body)
+        self._check_inputs(self.version_of(reference), body)
         enabled = body["mode"] == "ENABLE"
         made = {
             **body,
@@ -310,7 +310,7 @@ class Server:
             return str(thing["namespace"])
         return str(self.state.experiments.get(thing.get("experiment_id", ""), {}).get("namespace", ""))
 
-    def _version_of(self, reference: Thing) -> Thing:
+    def version_of(self, reference: Thing) -> Thing:
         """The version that a reference names, or the pipeline's youngest."""
         if reference.get("pipeline_version_id"):
             return self._found(self.state.versions, reference["pipeline_version_id"], "PipelineVersion")

@@ -7,7 +7,8 @@ from pathlib import Path
 import kfp_server_api as kfp
 import pytest
 
-from pipeline.kfp_api import Api, KfpError, LostAnswerError
+from pipeline.kfp_api import Api
+from pipeline.kfp_faults import KfpError, LostAnswerError
 from pipeline.packages import experiment
 from pipeline.runs import create_once, follow, get_run
 from pipeline.submit import main as submit

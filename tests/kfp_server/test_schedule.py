@@ -7,8 +7,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pipeline.kfp_api import Api, KfpError
-from pipeline.recurring import carry_out, plan
+from pipeline.kfp_api import Api
+from pipeline.kfp_faults import KfpError
+from pipeline.recurring import plan
+from pipeline.replacement import carry_out
 from pipeline.schedule import main as schedule
 from pipeline.schedule_file import read_schedules
 from tests.kfp_server.conftest import Time
@@ -205,6 +207,28 @@ def test_an_interrupted_replacement_leaves_the_old_schedule_at_work(
     assert scheduler.at(DUE) == 1, "the new one is there, but disabled"
 
 
+@pytest.mark.parametrize(
+    ("call", "away"),
+    [
+        *[("DELETE /apis/v2beta1/recurringruns", requests) for requests in (1, 4, 7)],
+        *[(":enable", requests) for requests in (1, 4, 7)],
+        *[("POST /apis/v2beta1/recurringruns", requests) for requests in (1, 3)],
+    ],
+)
+def test_a_server_that_is_away_over_a_due_time_changes_nothing_of_that(
+    uploaded: Server, api: Api, time: Time, written: Written, call: str, away: int
+) -> None:
+    """The moment was quiet, and then a request took a minute or two."""
+    apply(api, written())
+    time.at = DUE - timedelta(seconds=61)
+    scheduler = Scheduler(uploaded)
+    time.passing = scheduler.look
+    uploaded.fault(call, 503, times=away)
+    apply(api, written(("epochs: 1", "epochs: 2")))
+    time.go(DUE + timedelta(minutes=10))
+    assert scheduler.at(DUE) == 1
+
+
 def test_a_lost_answer_makes_no_second_schedule(uploaded: Server, api: Api, written: Written) -> None:
     uploaded.fault("POST /apis/v2beta1/recurringruns", after=True)
     apply(api, written())
@@ -298,6 +322,19 @@ def test_list_shows_everybodys_and_says_whose(
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_a_namespace_has_its_own_schedules(
+    uploaded: Server, written: Written, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for namespace in ("team-a", "team-b"):
+        assert schedule(["apply", str(written()), "--namespace", namespace]) == 0
+    assert sorted(one["namespace"] for one in uploaded.state.recurring.values()) == ["team-a"] * 2 + ["team-b"] * 2
+    monkeypatch.setenv("KFP_NAMESPACE", "team-a")
+    assert schedule(["diff", str(written())]) == 0
+    capsys.readouterr()
+    assert schedule(["list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 BAD = {
     ("cron: 0 3 * * *", "cron: 61 3 * * *"): "line 6: cron='61 3 * * *': minute 61 is not from 0 to 59",
     ("cron: 0 3 * * *", "cron: 0 3 * *"): "line 6: cron='0 3 * *' has 4 fields",
@@ -314,6 +351,7 @@ BAD = {
     ("name: docs", "name: faq"): "line 10: name='faq' is given twice",
     ("  - name: docs\n    cron", "  - cron"): "line 10: 'name' is missing",
     ("owner: support\n", ""): "'owner' is missing",
+    ("name: docs", "name: !tag docs"): "line 10: name: could not determine a constructor for the tag",
     ("cron: 0 3 * * *", "version: v9\n    cron: 0 3 * * *"): "line 6: pipeline 'private-llm' has no version 'v9'",
     ("cron: 0 3 * * *", "pipeline: other\n    cron: 0 3 * * *"): "line 6: no pipeline 'other' on",
     ("parameters: {dataset: org/docs, learning_rate: 1e-5}", "parameters: [oops"): "not YAML",
