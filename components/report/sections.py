@@ -163,7 +163,7 @@ def _groupings(figures: dict[str, Any]) -> dict[str, dict[str, Bars]]:
 
 
 def _group(title: str, groups: dict[str, Bars]) -> tuple[str, str]:
-    return f"Perplexity by {title} for each model", bars("perplexity", groups)
+    return f"Perplexity by {title} for each model", bars("perplexity", groups, least=1.0)
 
 
 def _plain(values: dict[str, float]) -> Bars:

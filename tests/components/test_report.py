@@ -272,6 +272,16 @@ def test_parts_that_a_run_has_beyond_the_records_are_shown(tmp_path: Path) -> No
     assert page.drawings["Perplexity by length for each model"] == 1
 
 
+def test_groups_that_lie_far_apart_get_a_logarithmic_axis(tmp_path: Path) -> None:
+    content = inputs()
+    assert "perplexity (logarithmic)" not in Page(write_page(tmp_path, content)).text
+    content["evaluation"]["models"]["base"]["categories"]["open_qa"] = 4630.0
+    text = Page(write_page(tmp_path, content)).text
+    assert "perplexity (logarithmic)" in text
+    assert "4,630" in text
+    assert "$" not in text, "numbers at the axis, no formulas"
+
+
 def test_no_text_is_taken_for_markup(tmp_path: Path) -> None:
     content = inputs()
     sample = {"question": MARKUP, "reference": MARKUP, "base": MARKUP, "tuned": MARKUP, "champion": MARKUP}
