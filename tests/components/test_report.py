@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from components import __version__, code_digest
 from components.errors import ParameterError
 from components.records import path_digest, write_json
 from components.report.report import report
@@ -238,6 +239,7 @@ def test_the_lineage_is_what_was_pinned(tmp_path: Path) -> None:
     pinned = {"dataset": "org/data@abc", "dataset_digest": "git:abc", "champion": "", "base_model": "/models/base"}
     text = " ".join(Page(write_page(tmp_path, inputs(), pinned=pinned, configuration={"epochs": 2})).text.split())
     assert "base model /models/base dataset org/data@abc dataset digest git:abc dataset license CC0-1.0" in text
+    assert f"code version {__version__} code digest {code_digest()}" in text
     assert "registered private-llm version 3" in text
     assert "epochs 2" in text.partition("Parameters of the run")[2]
 
