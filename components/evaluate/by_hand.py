@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from components.errors import DataError, ParameterError
+from components.errors import DataError, ModelError, ParameterError
 from components.evaluate.subjects import check_precision, check_vocabulary, load, positions
 from components.rendering import Renderer, load_tokenizer
 from components.templates import TEMPLATES, apply_template
@@ -41,6 +41,10 @@ def evaluate(
     check_precision(precision)
     if template not in ("", *TEMPLATES):
         raise ParameterError(f"template={template!r} is unknown; allowed: {', '.join(TEMPLATES)}")
+    if batch_size < 1:
+        raise ParameterError(f"batch_size={batch_size} must be at least 1")
+    if not (model / "config.json").is_file():
+        raise ModelError(f"model: {model} is not a model folder: it has no config.json")
     from components.evaluate.ranks import met, rank
 
     with redirect_stdout(sys.stderr), met():  # progress is no part of the answer

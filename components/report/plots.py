@@ -11,11 +11,13 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot as plt  # after the backend is chosen
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 # Each at least 3:1 against white and against the page's dark paper.
 COLOURS = ("#1f6feb", "#b35900", "#1f883d")
 WIDTH, HEIGHT = 4.6, 2.8  # inches: text stays legible when a phone shows it whole
 LABEL = 24  # characters
+FAR_APART = 20  # a linear axis would not show the smaller values
 # Set once: ids that do not change from run to run, text that stays text, no date in the file.
 plt.rcParams.update(
     {
@@ -66,8 +68,13 @@ def length_histogram(lengths: dict[str, Any], limit: int) -> str:
     return _svg(figure)
 
 
-def bars(label: str, groups: dict[str, Bars]) -> str:
-    """Horizontal bars by name, one colour a group; names that a group lacks take no bar."""
+def bars(label: str, groups: dict[str, Bars], least: float = 0.0) -> str:
+    """Horizontal bars by name, one colour a group; names that a group lacks take no bar.
+
+    Args:
+        least: the smallest value that there can be, where bars begin. Above 0, values that lie far apart get a
+            logarithmic axis.
+    """
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     if not names:
         return ""
@@ -76,7 +83,14 @@ def bars(label: str, groups: dict[str, Bars]) -> str:
     for index, (group, values) in enumerate(groups.items()):
         present = [(row + index * height, *values[name]) for row, name in enumerate(names) if name in values]
         if present:
-            _draw_bars(axes, present, height=height, label=group, color=COLOURS[index])
+            _draw_bars(axes, present, least, height=height, label=group, color=COLOURS[index])
+    values = [value for group in groups.values() for value, _ in group.values()]
+    if least > 0 and max(values) > FAR_APART * min(values):
+        axes.set_xscale("log")
+        axes.set_xlim(left=least)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        label += " (logarithmic)"
     axes.set_yticks([row + height * (len(groups) - 1) / 2 for row in range(len(names))], [_short(n) for n in names])
     axes.invert_yaxis()
     axes.margins(x=0.2)
@@ -86,7 +100,9 @@ def bars(label: str, groups: dict[str, Bars]) -> str:
     return _svg(figure)
 
 
-def _draw_bars(axes: Any, present: list[tuple[float, float, Sequence[float] | None]], **style: Any) -> None:
+def _draw_bars(
+    axes: Any, present: list[tuple[float, float, Sequence[float] | None]], least: float, **style: Any
+) -> None:
     rows, widths, intervals = zip(*present, strict=True)
     errors = None
     if any(intervals):
@@ -96,8 +112,8 @@ def _draw_bars(axes: Any, present: list[tuple[float, float, Sequence[float] | No
         # a bootstrap interval need not hold the point value
         errors = list(zip(*((max(0, width - low), max(0, high - width)) for width, (low, high) in spans), strict=True))
     whiskers = {"elinewidth": 1, "capsize": 2, "ecolor": "#000000"}
-    drawn = axes.barh(rows, widths, xerr=errors, error_kw=whiskers, **style)
-    axes.bar_label(drawn, fmt=lambda value: f"{value:,.4g}", padding=3, fontsize=8)
+    drawn = axes.barh(rows, [width - least for width in widths], left=least, xerr=errors, error_kw=whiskers, **style)
+    axes.bar_label(drawn, [f"{width:,.4g}" for width in widths], padding=3, fontsize=8)
 
 
 def _short(name: str) -> str:

@@ -3,6 +3,7 @@
 from pathlib import PurePosixPath
 from typing import Any
 
+from components import __version__, code_digest
 from components.report.numbers import NOTHING, figure, percent
 from components.report.plots import Bars, bars, length_histogram, lines, own_ids
 
@@ -132,6 +133,7 @@ def lineage(pinned: dict[str, str], license: str, registered: dict[str, Any] | N
     """Where the model comes from."""
     named = {**pinned, "dataset_license": license or pinned.get("license", "")}
     rows = [(name.replace("_", " "), value) for name, value in sorted(named.items()) if value and name != "license"]
+    rows += [("code version", __version__), ("code digest", code_digest())]
     if registered:
         rows.append(("registered", f"{registered['name']} version {registered['version']}"))
     return rows
@@ -163,7 +165,7 @@ def _groupings(figures: dict[str, Any]) -> dict[str, dict[str, Bars]]:
 
 
 def _group(title: str, groups: dict[str, Bars]) -> tuple[str, str]:
-    return f"Perplexity by {title} for each model", bars("perplexity", groups)
+    return f"Perplexity by {title} for each model", bars("perplexity", groups, least=1.0)
 
 
 def _plain(values: dict[str, float]) -> Bars:

@@ -219,6 +219,8 @@ def test_by_hand_records_give_what_the_run_gave(trained: Path, tmp_path: Path) -
     ("arguments", "message"),
     [
         (["--data=missing.txt"], "missing.txt"),
+        (["--data={documents}", "--model=/nowhere"], "model: /nowhere is not a model folder: it has no config.json"),
+        (["--data={documents}", "--batch_size=0"], "batch_size=0 must be at least 1"),
         (["--data={documents}", "--stride=512"], "stride=512 is not allowed; it must be from 1 to 511"),
         (["--data={documents}", "--model={mismatched}"], "its tokenizer has 512 tokens, its model only 500 embeddings"),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from components import __version__, code_digest
 from components.errors import ParameterError
 from components.records import path_digest, write_json
 from components.report.report import report
@@ -238,6 +239,7 @@ def test_the_lineage_is_what_was_pinned(tmp_path: Path) -> None:
     pinned = {"dataset": "org/data@abc", "dataset_digest": "git:abc", "champion": "", "base_model": "/models/base"}
     text = " ".join(Page(write_page(tmp_path, inputs(), pinned=pinned, configuration={"epochs": 2})).text.split())
     assert "base model /models/base dataset org/data@abc dataset digest git:abc dataset license CC0-1.0" in text
+    assert f"code version {__version__} code digest {code_digest()}" in text
     assert "registered private-llm version 3" in text
     assert "epochs 2" in text.partition("Parameters of the run")[2]
 
@@ -270,6 +272,16 @@ def test_parts_that_a_run_has_beyond_the_records_are_shown(tmp_path: Path) -> No
     assert "-1.500 to -0.250" in text
     assert "tuned 0.750 4 prompts, greedy" in text
     assert page.drawings["Perplexity by length for each model"] == 1
+
+
+def test_groups_that_lie_far_apart_get_a_logarithmic_axis(tmp_path: Path) -> None:
+    content = inputs()
+    assert "perplexity (logarithmic)" not in Page(write_page(tmp_path, content)).text
+    content["evaluation"]["models"]["base"]["categories"]["open_qa"] = 4630.0
+    text = Page(write_page(tmp_path, content)).text
+    assert "perplexity (logarithmic)" in text
+    assert "4,630" in text
+    assert "$" not in text, "numbers at the axis, no formulas"
 
 
 def test_no_text_is_taken_for_markup(tmp_path: Path) -> None:
