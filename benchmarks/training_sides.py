@@ -43,6 +43,7 @@ def measure(side: str, folder: Path) -> dict[str, float]:
         "padding": 1 - useful / max(useful, run["computed"]),
         "peak_mib": run["peak_mib"],
         "seconds": run["seconds"],
+        "tokens_per_cpu_second": useful * run["share"] / run["cpu_seconds"],
         "seconds_per_step": run["seconds"] / run["steps"],
         "held_out_loss": float(nll.sum() / sum(map(targets, held_out))),
     }
@@ -92,6 +93,16 @@ def ours(folder: Path, _: list[dict[str, Any]], settings: dict[str, Any]) -> dic
     from components.train.loop import Loop
     from components.train.worker import Worker
 
+    class Timed(Loop):
+        """Counts the processor's time as the loop counts the clock's: in steps alone, without evaluations."""
+
+        cpu_seconds = 0.0
+
+        def _step(self) -> None:
+            before = time.process_time()
+            super()._step()
+            self.cpu_seconds += time.process_time() - before
+
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
     if settings["device"] == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -119,16 +130,17 @@ def ours(folder: Path, _: list[dict[str, Any]], settings: dict[str, Any]) -> dic
     with contextlib.redirect_stdout(io.StringIO()):
         worker = Worker(config)
         state, engine = worker.begin(None)
-        loop = Loop(config, engine, worker.rows, worker.held_out, state, None, Interruption())
+        loop = Timed(config, engine, worker.rows, worker.held_out, state, None, Interruption())
         every = loop.total_steps
         if warm := WARM_UP[settings["device"]]:
             loop.total_steps = warm
             loop.run()
-        seconds, tokens, steps = state.seconds, state.tokens, state.step
+        seconds, tokens, steps, loop.cpu_seconds = state.seconds, state.tokens, state.step, 0.0
         loop.total_steps = every
         loop.run()
     result = {
         "seconds": state.seconds - seconds,
+        "cpu_seconds": loop.cpu_seconds,
         "steps": state.step - steps,
         "share": (state.tokens - tokens) / state.tokens,
         "computed": state.tokens,
@@ -185,10 +197,10 @@ def train(
 
     warm, moments = WARM_UP[settings["device"]], {}
 
-    def now() -> float:
+    def now() -> tuple[float, float]:
         if settings["device"] == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return time.perf_counter(), time.process_time()
 
     class Clock(TrainerCallback):  # type: ignore[misc]  # Any to mypy
         def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -205,8 +217,10 @@ def train(
     trainer.train()
     peak, steps = memory.mib(), trainer.state.global_step
     trainer.save_model(str(model))
+    seconds, cpu_seconds = (end - begin for begin, end in zip(moments["begin"], moments["end"], strict=True))
     return {
-        "seconds": moments["end"] - moments["begin"],
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "steps": steps - warm,
         "share": sum(batches[warm:steps]) / sum(batches[:steps]) if warm else 1.0,
         "peak_mib": peak,

@@ -158,6 +158,8 @@ def _environment(processes: int, more: dict[str, str]) -> Iterator[None]:
         more,
         PATH=os.pathsep.join([tools, os.environ.get("PATH", "")]),
         OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // processes)),
+        # threads that wait sleep: where other work shares the cores, spinning ones take these from who is waited for
+        OMP_WAIT_POLICY=os.environ.get("OMP_WAIT_POLICY") or "PASSIVE",
         TOKENIZERS_PARALLELISM="false",
         PYTHONWARNINGS="ignore",  # of the libraries; what concerns the user is an error
     )
