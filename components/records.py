@@ -96,7 +96,11 @@ def normalised(texts: Sequence[str]) -> list[bytes]:
     """What normalise gives of texts without NUL, in UTF-8; of all at once, by a table of bytes."""
     if not texts:
         return []
-    data = "\0".join([*map(_folded, texts), ""]).encode("utf-8").translate(_NORMAL_ASCII)
+    data = (
+        "\0".join([*(text if text.isascii() else _folded(text) for text in texts), ""])
+        .encode("utf-8")
+        .translate(_NORMAL_ASCII)
+    )
     codes = np.frombuffer(data, np.uint8)
     spaces = codes == ord(" ")
     # of several spaces the last one stays, of those at a text's end none
@@ -124,7 +128,7 @@ def content_keys(instruction: bytes, context: bytes, response: bytes, history: b
 
     Plain text has no prompt: its second id is zero.
     """
-    asked = _framed(instruction) + _framed(context)
+    asked = b"".join((_size(instruction), instruction, _size(context), context))
     state = hashlib.sha256(_framed(history) + asked if history else asked)
     prompt = state.digest()[:16] if instruction or context or history else bytes(16)
     state.update(_framed(response))
@@ -161,7 +165,11 @@ def _types(schema: pa.Schema) -> list[tuple[str, Any]]:
 
 
 def _framed(part: bytes) -> bytes:
-    return len(part).to_bytes(8, "big") + part
+    return _size(part) + part
+
+
+def _size(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "big")
 
 
 def canonical_json(value: Any) -> str:

@@ -59,7 +59,7 @@ class Preparation:
         self._privacy.records = 0
         rows = _Outcomes.of(block, shape)
         records = [row for row, reason in enumerate(rows.reasons) if reason is None]
-        cleaned = self._clean.all([rows.drafts[row].text for row in records])
+        cleaned = self._clean.all([rows.texts[row] for row in records])
         for row, text in zip(records, cleaned, strict=True):
             rows.decide(row, self._prepared(text))
         counts = {
@@ -86,7 +86,8 @@ class _Outcomes:
         self.positions: list[int] = []
         self.raws: list[Any] = []
         self.reasons: list[str | None] = []
-        self.drafts: list[Draft] = []  # NOTHING, where the row is none
+        self.texts: list[str] = []  # a record's, with BOUNDARY between them
+        self.roles: list[tuple[str, ...]] = []  # of those who said what was said before
 
     @classmethod
     def of(cls, block: Block, shape: Shape) -> "_Outcomes":
@@ -105,26 +106,26 @@ class _Outcomes:
         self.positions.append(position)
         self.raws.append(raw)
         self.reasons.append(reason)
-        self.drafts.append(draft)
+        self.texts.append(draft.text)
+        self.roles.append(draft.roles)
 
     def decide(self, row: int, outcome: str | Removal) -> None:
         """Takes a record's prepared text, or the reason why it is removed."""
-        draft = self.drafts[row]
         if isinstance(outcome, Removal):
             self.reasons[row] = outcome
-        elif outcome != draft.text and _emptied(draft.text, outcome):
+        elif outcome != self.texts[row] and _emptied(self.texts[row], outcome):
             self.reasons[row] = Reject.EMPTY_FIELD
         else:
-            self.drafts[row] = draft._replace(text=outcome)
+            self.texts[row] = outcome
 
     def to_arrow(self, sketched: bool) -> pa.RecordBatch:
         """The rows as a record batch."""
         said = [
-            draft.text.split(BOUNDARY) if reason is None else NO_TEXTS
-            for draft, reason in zip(self.drafts, self.reasons, strict=True)
+            text.split(BOUNDARY) if reason is None else NO_TEXTS
+            for text, reason in zip(self.texts, self.reasons, strict=True)
         ]
         texts = [[parts[place] for parts in said] for place in range(-OWN, 0)]
-        texts.append([_history(draft.roles, parts) for draft, parts in zip(self.drafts, said, strict=True)])
+        texts.append([_history(roles, parts) if roles else "" for roles, parts in zip(self.roles, said, strict=True)])
         normal = [normalised(texts[place]) for place in (0, 1, 2, 4)]
         digests = [
             row_digest(raw) if reason in REJECTED else None for raw, reason in zip(self.raws, self.reasons, strict=True)
@@ -155,5 +156,4 @@ def _emptied(before: str, after: str) -> bool:
 
 def _history(roles: tuple[str, ...], texts: list[str]) -> str:
     """What was said before, as JSON messages."""
-    said = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
-    return canonical_json(said) if said else ""
+    return canonical_json([{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)])
