@@ -41,7 +41,7 @@ def evaluate(
     check_precision(precision)
     if template not in ("", *TEMPLATES):
         raise ParameterError(f"template={template!r} is unknown; allowed: {', '.join(TEMPLATES)}")
-    from components.evaluate.ranks import met, rank
+    from components.ranks import met, rank
 
     with redirect_stdout(sys.stderr), met():  # progress is no part of the answer
         run = _records if _holds_records(data) else _text
@@ -80,7 +80,7 @@ def _text(
 def _records(
     folder: Path, data: Path, stride: int, window: int, template: str, precision: str, batch_size: int, trust: bool
 ) -> dict[str, Any]:
-    from components.evaluate.perplexity import count_words, score
+    from components.perplexity import count_words, score
 
     if stride or window:
         raise ParameterError("stride and window are for a text, and the data are instruction records")
