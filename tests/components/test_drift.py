@@ -52,7 +52,7 @@ def ingested(folder: Path, rows: Rows) -> dict[str, Any]:
     """What ingest makes of these rows."""
     folder.mkdir(parents=True, exist_ok=True)
     data = write_jsonl(folder / "rows.jsonl", rows)
-    places = {"records": folder / "records.parquet", "rejects": folder / "rejects.parquet"}
+    places: dict[str, Any] = {"records": folder / "records.parquet", "rejects": folder / "rejects.parquet"}
     ingest(dataset=str(data), **places, metrics=folder / "ingest.json")
     return {"records": places["records"], "ingested": folder / "ingest.json"}
 
