@@ -232,8 +232,8 @@ def guide(folder: Path) -> Work:
 
 def ours_records(folder: Path) -> Work:
     """Ours, on instruction records."""
-    from components.evaluate.perplexity import score
     from components.evaluate.subjects import load
+    from components.perplexity import score
 
     rows = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
     model = load(folder / "model", 0, "fp32")

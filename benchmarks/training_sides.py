@@ -22,8 +22,8 @@ def measure(side: str, folder: Path) -> dict[str, float]:
     import torch
     import transformers
 
-    from components.evaluate.perplexity import row_nll
     from components.models import load_model
+    from components.perplexity import row_nll
     from components.records import read_table
 
     transformers.logging.set_verbosity_error()

@@ -17,7 +17,7 @@ from components.errors import DataError, ModelError, UserError
 from components.files import GLOB, glob_parts, is_data, local_files
 from components.records import canonical_json, file_digest, path_digest
 
-Kind = Literal["dataset", "model", "template", "corpus", "evaluation_set", "rules", "tasks"]
+Kind = Literal["dataset", "model", "template", "corpus", "evaluation_set", "rules", "drift_rules", "tasks"]
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?(:\w+)?$")
 PACKED = ("", ".gz", ".zst", ".bz2")
 DATA_SUFFIXES = tuple(
@@ -32,9 +32,10 @@ PARAMETER = {
     "evaluation_set": "decontaminate",
     "rules": "gate_rules",
     "tasks": "evaluation_tasks",
+    "drift_rules": "drift_rules",
 }
-TEXTS = (".txt", ".jsonl", ".parquet")
-SUFFIXES = {"corpus": TEXTS, "evaluation_set": TEXTS, "rules": (".yaml", ".yml")}
+TEXTS, LISTS = (".txt", ".jsonl", ".parquet"), (".yaml", ".yml")
+SUFFIXES = {"corpus": TEXTS, "evaluation_set": TEXTS, "rules": LISTS, "drift_rules": LISTS}
 FOLDERS = ("model", "tasks")  # kinds that are a folder as a whole
 SMALL = 1 << 16  # bytes of a file that is read at once
 # What changes when the bytes of a remote object change, in the words of the stores that fsspec speaks to.

@@ -25,6 +25,7 @@ PASSED_ON = (
     "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_TRACKING_USERNAME",
     "MODEL_REGISTRY_TOKEN",
+    "PRIVATE_LLM_WEBHOOK_URL",
 )
 
 
@@ -112,7 +113,7 @@ def _mounts(settings: Settings, runs: Path, cache: Path) -> list[Any]:
     )
     read = {
         local_path(source)
-        for source in (p.dataset, p.base_model, p.template, p.gate_rules, *named)
+        for source in (p.dataset, p.base_model, p.template, p.gate_rules, p.drift_rules, *named)
         if source and where(source) == "local"
     }
     read = {path for path in read if path.exists()}

@@ -100,6 +100,11 @@ def _prefer(task: dsl.PipelineTask, labels: tuple[NodeLabel, ...]) -> None:
         kubernetes.add_node_affinity(task, match_expressions=expressions, weight=term[0].weight or None)
 
 
+def anything_new(resolved: dsl.PipelineTask) -> Any:
+    """Whether resolve found something to do. Its answer is called Output: kfp.local knows no other in a condition."""
+    return resolved.outputs["Output"] == "run"
+
+
 def in_shards(on: Placement, shards: int, part: Any, join: Any, collected: Mapping[str, str], **arguments: Any) -> Any:
     """The outputs of a step that works on shards side by side and is then joined; of one task where there is one shard.
 

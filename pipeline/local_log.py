@@ -13,7 +13,8 @@ from components.errors import PipelineError
 
 COLOUR = re.compile(r"\x1b\[\d+m")
 STARTED = re.compile(r"- INFO - Executing task '([\w-]+)'")
-HIT = re.compile(r"- INFO - Task '?([\w-]+)'? cache hit")
+HIT = re.compile(r"- INFO - Task '?([\w-]+)'? cache hit \(key=(\w+)\)")
+ENDED = re.compile(r"- (?:INFO|ERROR) - Task '([\w-]+)' finished with status (\w+)")
 EXCEPTION = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\w*: (.+)$")
 PROGRESS = re.compile(r"\d+%\||\d+\w+ \[")
 
@@ -32,12 +33,14 @@ class StepLog(io.TextIOBase):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.steps: dict[str, dict[str, Any]] = {}
+        self.cache_keys: dict[str, str] = {}  # the first digits of the keys of cached steps
         self._terminal = sys.stdout
         self._redirection = redirect_stdout(self)
         self._step: str | None = None
         self._file: Any = None
         self._line = ""
         self._reasons: dict[str, str] = {}
+        self._failed: list[str] = []
         self._started = 0.0
 
     def __enter__(self) -> "StepLog":
@@ -69,8 +72,8 @@ class StepLog(io.TextIOBase):
         return len(text)
 
     def failure(self, step: str | None = None) -> StepFailedError:
-        """A step, the one that ran last unless another is named, with the last exception in its log."""
-        step = step or self._step or "unknown"
+        """A step, the first that failed unless another is named, with the last exception in its log."""
+        step = step or next(iter(self._failed), self._step) or "unknown"
         reason = self._reasons.get(step, "no reason was printed")
         return StepFailedError(step, reason, self.folder / f"{step}.log")
 
@@ -79,6 +82,10 @@ class StepLog(io.TextIOBase):
             self._begin_step(started[1], cached=False)
         elif hit := HIT.search(line):
             self._begin_step(hit[1], cached=True)
+            self.cache_keys[hit[1]] = hit[2]
+        elif ended := ENDED.search(line):
+            self._failed = [step for step in self._failed if step != ended[1]]  # it may have been tried again
+            self._failed += [ended[1]] if ended[2] == "FAILURE" else []
         if self._file is not None:
             self._file.write(line + "\n")
             self._file.flush()

@@ -6,6 +6,7 @@ from typing import Any
 
 from components.corpora import parse_corpora
 from components.datasets import parse_columns
+from components.drift.drift import ON_DRIFT
 from components.errors import ParameterError
 from components.evaluate.subjects import PRECISIONS as EVAL_PRECISIONS
 from components.gate.gate import ON_REJECT
@@ -13,6 +14,7 @@ from components.ingest.cleaning import SWITCHES, parse_cleaning
 from components.ingest.privacy import POLICIES
 from components.registry import check_address
 from components.repeats import check_similarity
+from components.resolve.news import ON_UNCHANGED, START_FROM
 from components.split.split import test_fraction
 from components.tasks import parse_tasks
 from components.templates import check_template
@@ -118,6 +120,11 @@ class Parameters:
         above=0,
     )
     seed: int = parameter(42, "Seed of split, order and initialisation.", minimum=0)
+    start_from: str = parameter(
+        "base",
+        "The weights that training begins with: the base model's, or the registered champion's where there is one.",
+        choices=START_FROM,
+    )
     method: str = parameter(
         "full", "full: every weight is trained; lora: adapters, merged at the end.", choices=METHODS
     )
@@ -189,6 +196,17 @@ class Parameters:
         "continue",
         "What a rejected model does to its run; it is not registered either way.",
         choices=ON_REJECT,
+    )
+    on_unchanged: str = parameter(
+        "skip",
+        "What a run does whose data and configuration were trained on before: skip the rest, or run all the same.",
+        choices=ON_UNCHANGED,
+    )
+    drift_rules: str = parameter(
+        "", "Rules by which new data is judged: a YAML file, by path or URI; empty: those that are shipped."
+    )
+    on_drift: str = parameter(
+        "continue", "What new data that breaks such a rule does to its run, before training.", choices=ON_DRIFT
     )
     price_per_accelerator_hour: float = parameter(
         0.0, "What an hour of a training process costs, in any currency, for the report; 0: not shown.", minimum=0

@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from components import code_digest
 from components.corpora import parse_corpora
 from components.datasets import check as check_dataset
+from components.drift_rules import load_drift_rules
 from components.errors import ParameterError, PipelineError
 from components.evaluate.tasks import check_harness
 from components.gate.gate import REJECTED
@@ -21,31 +23,36 @@ from components.tasks import is_folder, parse_tasks, pin_tasks, task_names
 from components.templates import TEMPLATES
 from pipeline.containers import docker_runner, first_unfinished, forget_empty, identify
 from pipeline.local_log import StepFailedError, StepLog
+from pipeline.local_outputs import LocalOutputs
 from pipeline.settings import Settings, load
-from pipeline.summary import show, summarise
+from pipeline.summary import show, summarise, summarise_unchanged
 
 RUNNERS = ("subprocess", "docker")
-# What the run leaves in its folder, by artifact; a name without a suffix is a folder.
+# What the run leaves in its folder: by artifact the step, its output, and a file; a name without a suffix is a folder.
 FILES = {
-    "records": "records.parquet",
-    "rejects": "rejects.parquet",
-    "ingest_metrics": "ingest.json",
-    "tokens": "tokens.parquet",
-    "tokenizer": "tokenizer",
-    "tokenize_metrics": "tokenize.json",
-    "train": "train.parquet",
-    "test": "test.parquet",
-    "split_metrics": "split.json",
-    "model": "model",
-    "curves": "curves.json",
-    "tensorboard": "tensorboard",
-    "train_metrics": "train.json",
-    "evaluation": "evaluation.json",
-    "errors": "errors.json",
-    "verdict": "verdict.json",
-    "panel": "verdict.md",
-    "registered": "registered.json",
-    "report": "report.html",
+    "notice": ("resolve", "notice", "notice.md"),
+    "records": ("ingest", "records", "records.parquet"),
+    "rejects": ("ingest", "rejects", "rejects.parquet"),
+    "ingest_metrics": ("ingest", "metrics", "ingest.json"),
+    "drift": ("drift", "metrics", "drift.json"),
+    "drift_panel": ("drift", "panel", "drift.md"),
+    "profile": ("drift", "profile", "profile"),
+    "tokens": ("tokenize", "tokens", "tokens.parquet"),
+    "tokenizer": ("tokenize", "tokenizer", "tokenizer"),
+    "tokenize_metrics": ("tokenize", "metrics", "tokenize.json"),
+    "train": ("split", "train", "train.parquet"),
+    "test": ("split", "test", "test.parquet"),
+    "split_metrics": ("split", "metrics", "split.json"),
+    "model": ("train", "model", "model"),
+    "curves": ("train", "curves", "curves.json"),
+    "tensorboard": ("train", "tensorboard", "tensorboard"),
+    "train_metrics": ("train", "metrics", "train.json"),
+    "evaluation": ("evaluate", "evaluation", "evaluation.json"),
+    "errors": ("evaluate", "errors", "errors.json"),
+    "verdict": ("gate", "verdict", "verdict.json"),
+    "panel": ("gate", "panel", "verdict.md"),
+    "registered": ("register", "registered", "registered.json"),
+    "report": ("report", "page", "report.html"),
 }
 
 
@@ -93,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         print("run: interrupted; the same command goes on from the last finished step", file=sys.stderr)
         return 130
     show(summary, settings.parameters, arguments.output)
-    if wanted.parameters.on_reject == "fail" and summary["gate"]["verdict"] == REJECTED:
+    if wanted.parameters.on_reject == "fail" and summary["outcome"] == REJECTED:
         print("run: on_reject=fail, and the gate rejected the model", file=sys.stderr)
         return 1
     return 0
@@ -138,6 +145,10 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
         check_harness()
     for entry in filter(is_folder, tasks):
         check_local(entry, "tasks")
+    if p.drift_rules:
+        check_local(p.drift_rules, "drift_rules")
+        if where(p.drift_rules) == "local":
+            load_drift_rules(local_path(p.drift_rules))
     if p.gate_rules:
         check_local(p.gate_rules, "rules")
         if all(where(uri) == "local" for uri in (p.gate_rules, *filter(is_folder, tasks))):
@@ -155,6 +166,7 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
         evaluation_tasks=",".join(_absolute(entry) if is_folder(entry) else entry for entry in tasks),
         decontaminate=_all_absolute(sets),
         gate_rules=p.gate_rules and _absolute(p.gate_rules),
+        drift_rules=p.drift_rules and _absolute(p.drift_rules),
         on_reject="continue",  # here the run itself says so at its end, when its files are in place
         ingest_cache=_local_folder(p.ingest_cache),
         checkpoints=p.checkpoints or str(shared / "checkpoints"),
@@ -194,12 +206,13 @@ def run(settings: Settings, output: Path, runner: str = "subprocess") -> dict[st
     shared = shared_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "summary.json").unlink(missing_ok=True)  # an earlier run's, which would outlive a failure of this one
-    (shared / "artifacts").mkdir(parents=True, exist_ok=True)  # by this user, not by the Docker engine
+    (shared / "artifacts").mkdir(parents=True, exist_ok=True)
+    root = Path(tempfile.mkdtemp(prefix=f"{output.name}-", dir=shared / "artifacts"))
     docker = runner == "docker"
     cache = shared / (f"cache-{identify(settings)}" if docker else "cache")
     local.init(
         docker_runner(settings, output) if docker else local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(shared / "artifacts"),
+        pipeline_root=str(root),
         cache_root=str(cache),
         enable_caching=True,
     )
@@ -207,15 +220,25 @@ def run(settings: Settings, output: Path, runner: str = "subprocess") -> dict[st
     with StepLog(output / "logs") as log:
         error = None
         try:
-            task = pipeline()
+            pipeline()
         except (RuntimeError, ValueError) as raised:  # the second where outputs are missing of what kfp took for done
             error = raised
-        unfinished = first_unfinished(shared / "artifacts", log.steps) if docker else None
+        unfinished = first_unfinished(root, log.steps) if docker else None
         if error or unfinished:
             forget_empty(cache)
             raise log.failure(unfinished) from error
-    artifacts = {name: collect(Path(task.outputs[name].path), output / file) for name, file in FILES.items()}
-    summary = summarise(artifacts, log.steps)
+    outputs = LocalOutputs(root, cache, log.cache_keys)
+    skipped = outputs.value("resolve", "Output") == "skip"
+    if skipped == ("ingest" in log.steps):  # kfp.local takes a condition that it cannot evaluate for false
+        raise PipelineError("resolve's decision was not followed; this is a defect of this program or of kfp")
+    joined = {"tokenize": "join"} if settings.shards > 1 else {}
+    artifacts = {
+        name: collect(outputs.path(joined.get(step, step), key), output / file)
+        for name, (step, key, file) in FILES.items()
+        if step == "resolve" or not skipped
+    }
+    told = {name: outputs.value("resolve", name) for name in ("news", "unchanged", "started_from")}
+    summary = summarise_unchanged(told, artifacts, log.steps) if skipped else summarise(told, artifacts, log.steps)
     write_json(output / "summary.json", summary)
     return summary
 

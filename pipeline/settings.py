@@ -16,11 +16,14 @@ from pipeline.parameters import Parameters
 
 PACKAGE = Path(__file__).parent
 PROFILES = PACKAGE / "profiles"
-STEPS = ("resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report", "enforce")
+STEPS = (
+    *("resolve", "ingest", "drift", "admit", "tokenize", "split", "train", "evaluate", "gate", "register", "report"),
+    *("enforce", "notify"),
+)
 SHARDED_STEPS = ("merge", "join")  # these come in when a profile has several shards
 MOST_SHARDS = 1000
-TRAIN_IMAGE_STEPS = ("train", "evaluate")
-STORAGE_STEPS = ("train", "evaluate", "register")  # what reads or writes the trained model
+TRAIN_IMAGE_STEPS = ("drift", "train", "evaluate")
+STORAGE_STEPS = ("drift", "train", "evaluate", "register")  # what reads or writes a trained model
 LAUNCHERS = ("local", "trainjob")
 LABEL_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -135,7 +138,7 @@ class Settings:
 
     Args:
         data_image: Full name with a version tag or a digest, for the CPU steps.
-        train_image: The same for train and evaluate.
+        train_image: The same for drift, train and evaluate.
         resources: What a step asks a node for.
         scheduling: Which nodes a step may run on.
         timeouts: Seconds after which a step's pod is ended; a step that is not named: never.
@@ -146,6 +149,7 @@ class Settings:
         launcher: Where train trains: local, in its own pod or process; or trainjob, in the pods of a TrainJob.
         storage: Where a TrainJob finds its input and leaves the model.
         trainjob: What TrainJobs are given beside the resources and nodes of train.
+        ui: The address of KFP's UI, such as https://kubeflow.example.org/pipeline, for links in messages; empty: none.
         ttl: Seconds after which a finished run's pods and workspace are removed; 0: never.
         kfp: The server that pipeline.submit and pipeline.schedule talk to.
         parameters: What runs take unless told otherwise.
@@ -163,6 +167,7 @@ class Settings:
     launcher: str = "local"
     storage: Storage = field(default_factory=Storage)
     trainjob: JobSettings = field(default_factory=JobSettings)
+    ui: str = ""
     ttl: int = 0
     kfp: Endpoint = field(default_factory=Endpoint)
     parameters: Parameters = field(default_factory=Parameters)

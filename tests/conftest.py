@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from components.records import RECORDS, TOKENS, record_id, split_key, write_table
+from components.registry import open_registry
 
 # Set before anything imports transformers or huggingface_hub, which read these once.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
@@ -115,6 +116,14 @@ def dolly_slice(dolly: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "dolly300.jsonl"
     path.write_bytes(b"".join(dolly.read_bytes().splitlines(keepends=True)[:300]))
     return path
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """MLflow's tables in an embedded registry, which take it seconds to make."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    assert open_registry(f"sqlite:///{path}", "m").versions() == []
+    return path.read_bytes()
 
 
 @pytest.fixture(scope="session")

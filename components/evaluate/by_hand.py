@@ -45,7 +45,7 @@ def evaluate(
         raise ParameterError(f"batch_size={batch_size} must be at least 1")
     if not (model / "config.json").is_file():
         raise ModelError(f"model: {model} is not a model folder: it has no config.json")
-    from components.evaluate.ranks import met, rank
+    from components.ranks import met, rank
 
     with redirect_stdout(sys.stderr), met():  # progress is no part of the answer
         run = _records if _holds_records(data) else _text
@@ -84,7 +84,7 @@ def _text(
 def _records(
     folder: Path, data: Path, stride: int, window: int, template: str, precision: str, batch_size: int, trust: bool
 ) -> dict[str, Any]:
-    from components.evaluate.perplexity import count_words, score
+    from components.perplexity import count_words, score
 
     if stride or window:
         raise ParameterError("stride and window are for a text, and the data are instruction records")

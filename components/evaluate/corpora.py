@@ -9,8 +9,8 @@ import numpy as np
 
 from components.corpora import read_documents
 from components.errors import DataError, ModelError, ParameterError
-from components.evaluate.perplexity import Scores, count_words, row_nll
 from components.evaluate.windows import Window, windows
+from components.perplexity import Scores, count_words, row_nll
 
 
 @dataclass(frozen=True, kw_only=True)

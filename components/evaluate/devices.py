@@ -16,7 +16,7 @@ def place(model: Any) -> Any:
     """
     import torch
 
-    from components.evaluate.ranks import ranks
+    from components.ranks import ranks
 
     gpus = torch.cuda.device_count()
     if not gpus:

@@ -20,7 +20,7 @@ from components.sources import Pinned, fetch
 from components.tasks import is_folder
 
 if TYPE_CHECKING:
-    from components.evaluate.perplexity import Scores
+    from components.perplexity import Scores
 
 SAMPLES = 3  # questions shown with the models' answers, when samples are wanted at all
 
@@ -124,7 +124,7 @@ def evaluate(
 
 def _test_set(test: Path, records: Path) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """The test rows with their responses' words, and their records by id."""
-    from components.evaluate.perplexity import count_words
+    from components.perplexity import count_words
 
     rows = list(read_table(test))
     cuts = {row["id"]: row["context_length"] for row in rows}

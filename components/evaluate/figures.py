@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.perplexity import Scores, bootstrap, interval
+from components.perplexity import Scores, bootstrap, interval
 
 GROUPINGS = ("category", "source", "length")
 WORST = 20

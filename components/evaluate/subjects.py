@@ -13,8 +13,8 @@ from components.rendering import Renderer, load_tokenizer
 
 if TYPE_CHECKING:  # torch is loaded with the first model, not with the command line
     from components.evaluate.generation import Answer
-    from components.evaluate.perplexity import Scores
     from components.evaluate.tasks import TaskScores
+    from components.perplexity import Scores
 
 PRECISIONS = ("fp32", "bf16")
 WINDOW = 2048  # tokens of a text that a model takes at a time, unless it was built for fewer
@@ -142,7 +142,7 @@ def measure(
     """
     from components.evaluate.corpora import encode, score_corpus
     from components.evaluate.generation import answer
-    from components.evaluate.perplexity import score
+    from components.perplexity import score
 
     # a text that cannot be read fails before a model is loaded
     window = min(subject.positions, WINDOW)

@@ -15,6 +15,10 @@ TEMPLATE = """\
 
 A language model fine-tuned from `{{ lineage.base_model }}` on the organisation's own instructions and answers
 ({{ lineage.train_records }} records; template `{{ lineage.template }}`, stop token `{{ stop }}`).
+Training began with the weights of \
+{% if lineage.started_from %}version {{ lineage.started_from.partition(":")[0] }} of this model, which was tuned \
+from that base model before.{% else %}the base model.{% endif %}
+
 
 ## Evaluation
 

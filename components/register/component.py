@@ -13,7 +13,9 @@ def register(
     curves: Input[Artifact],
     evaluation: Input[Metrics],
     verdict: Input[Artifact],
-    configuration: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
+    profile: Input[Artifact],
+    inputs: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
+    configuration: dict,  # type: ignore[type-arg]
     pinned: dict,  # type: ignore[type-arg]
     license: str,
     registry: str,
@@ -28,10 +30,12 @@ def register(
     from components.register.register import register as run
 
     files = {"train": train, "test": test, "curves": curves, "evaluation": evaluation, "verdict": verdict}
+    files["profile"] = profile
     paths: dict[str, Any] = {name: Path(file.path) for name, file in (files | {"registered": registered}).items()}
     result = run(
         model=model_folder(model.metadata.get("path", model.path)),  # where a TrainJob has left it
         **paths,
+        inputs=inputs,
         configuration=configuration,
         license=license,
         registry=registry,

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components import __version__, code_digest
-from components.records import count_rows, path_digest
-from components.registry import COMPARED_WITH, RUN_DIGEST
+from components.records import canonical_json, count_rows, path_digest
+from components.registry import COMPARED_WITH, INPUTS, RUN_DIGEST, STARTED_FROM
 
 # Set by the pipeline on the step. They tell of one execution, so they are tags and never part of a file or a digest.
 EXECUTION = {
@@ -18,11 +18,14 @@ EXECUTION = {
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md", ".yaml", ".yml", ".gz", ".zst", ".bz2")
 
 
-def lineage(*, model: Path, train: Path, test: Path, pinned: dict[str, str], license: str) -> dict[str, Any]:
+def lineage(
+    *, model: Path, train: Path, test: Path, pinned: dict[str, str], inputs: dict[str, str], license: str
+) -> dict[str, Any]:
     """What the model was made from: a function of the run's inputs.
 
     Args:
         pinned: what resolve answered, without the registry's identity.
+        inputs: the digests of what the run read, by name, as resolve found them.
     """
     return {
         "dataset": pinned["dataset"],
@@ -38,7 +41,9 @@ def lineage(*, model: Path, train: Path, test: Path, pinned: dict[str, str], lic
         "template": pinned["template"],
         "template_digest": pinned["template_digest"],
         "model_digest": path_digest(model),
+        STARTED_FROM: pinned["started_from"],
         RUN_DIGEST: pinned["run_digest"],
+        INPUTS: canonical_json(inputs),
         COMPARED_WITH: pinned["champion"],
         "code_version": __version__,
         "code_digest": code_digest(),

@@ -11,6 +11,7 @@ from components.register.card import model_card
 from components.register.lineage import execution, lineage
 from components.register.signing import sign_if_asked
 from components.registry import Entry, open_registry
+from components.run_notes import reject
 
 # What can run code when it is loaded: pickles, and a model's own modules.
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".py")
@@ -34,12 +35,17 @@ def register(
     template: str,
     template_digest: str,
     champion: str,
+    started_from: str = "",
     run_digest: str,
+    inputs: dict[str, str] | None = None,
+    profile: Path | None = None,
     registry: str,
     model_name: str,
     registered: Path,
 ) -> dict[str, Any]:
     """Registers the model, if it was accepted, as a version of the registered model and moves the champion alias to it.
+
+    That a model was rejected is noted in the registry, so that the same run need not be made again to find that out.
 
     With PRIVATE_LLM_SIGNING_KEY in the environment, the version's files are signed with that key.
 
@@ -59,7 +65,10 @@ def register(
         template: The prompt template: dolly, base, or a Jinja file's pinned name.
         template_digest: Its digest.
         champion: The version that the model was compared with, as resolve refers to it; empty: none.
+        started_from: The version whose weights the training began with, in the same way; empty: the base model's.
         run_digest: What resolve computed for the run.
+        inputs: The digests that it is made of, by name.
+        profile: The folder with the profile of the data, kept with the version so that later data can be compared.
         registry: The model registry: sqlite:///FILE, http(s)://HOST or kubeflow://HOST:PORT?artifacts=URI.
         model_name: The registered model's name.
         registered: Where to write what was registered (JSON).
@@ -73,6 +82,8 @@ def register(
     """
     decision = read_json(verdict)
     if decision["verdict"] != "accepted":
+        broken = [rule["reason"] for rule in decision.get("rules", []) if rule["passed"] is False]
+        reject(open_registry(registry, model_name), run_digest, champion, broken or decision["reasons"])
         write_json(registered, None)
         print("register: nothing, because the gate rejected the model: " + "; ".join(decision["reasons"]))
         return {}
@@ -86,15 +97,18 @@ def register(
         "template": template,
         "template_digest": template_digest,
         "champion": champion,
+        "started_from": started_from,
         "run_digest": run_digest,
     }
     origin: dict[str, Any] = {"trust_remote_code": trusted} if trusted else {}
-    origin |= lineage(model=model, train=train, test=test, pinned=pinned, license=license)
+    origin |= lineage(model=model, train=train, test=test, pinned=pinned, inputs=inputs or {}, license=license)
     figures = read_json(evaluation)
     beside = {part: figures[part] for part in ("corpora", "tasks")}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _link(model, folder)
+        if profile:
+            _link(profile, folder)
         said = {**origin, "configuration": configuration, "evaluation": figures["models"], "gate": decision, **beside}
         _write(folder / "lineage.json", json.dumps(said, indent=2) + "\n")
         card = model_card(
@@ -135,11 +149,11 @@ def _check_safe(model: Path, trusted: bool) -> None:
         raise PipelineError(f"register: the model must be safetensors alone, found {', '.join(unsafe) or 'none'}")
 
 
-def _link(model: Path, folder: Path) -> None:
-    """The model's files beside what is written about them, without a copy of the weights."""
-    for path in model.rglob("*"):
+def _link(source: Path, folder: Path) -> None:
+    """A folder's files beside what is written about them, without a copy of the weights."""
+    for path in source.rglob("*"):
         if path.is_file():
-            place = folder / path.relative_to(model)
+            place = folder / path.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(path.resolve())
 

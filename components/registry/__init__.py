@@ -3,14 +3,29 @@
 from urllib.parse import parse_qs, urlsplit
 
 from components.errors import ParameterError
-from components.registry.base import COMPARED_WITH, KEY, RUN_DIGEST, SIGNATURE, Entry, Move, Registry, Version
+from components.registry.base import (
+    COMPARED_WITH,
+    CONTENT,
+    INPUTS,
+    KEY,
+    RUN_DIGEST,
+    SIGNATURE,
+    STARTED_FROM,
+    Entry,
+    Move,
+    Registry,
+    Version,
+)
 
 __all__ = [
     "ADDRESSES",
     "COMPARED_WITH",
+    "CONTENT",
+    "INPUTS",
     "KEY",
     "RUN_DIGEST",
     "SIGNATURE",
+    "STARTED_FROM",
     "Entry",
     "Move",
     "Registry",

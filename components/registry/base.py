@@ -1,6 +1,7 @@
 """What a registry is, whatever holds it: versions that are found by digest, and one champion among them."""
 
 import hashlib
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +12,13 @@ from typing import Any
 
 from components.errors import ParameterError, PipelineError, RegistryError
 from components.records import canonical_json, file_digest
+from components.sources import cache_folder
 
 CHAMPION = "champion"
 # Tags that a version carries, beside those that its caller adds.
 KEY, RUN_DIGEST, COMPARED_WITH, CONTENT = "key", "run_digest", "compared_with", "content_digest"
+STARTED_FROM = "started_from"  # the version whose weights the training began with; empty: the base model's
+INPUTS = "inputs"  # the digests of what the run read, by name, in JSON
 SIGNATURE = "model.sig"  # beside the files that it signs, and no part of their digest
 MAX_REASON = 500
 
@@ -89,6 +93,14 @@ class Registry(ABC):
         """How the champion alias moved, oldest first."""
 
     @abstractmethod
+    def notes(self) -> dict[str, str]:
+        """What runs leave behind for later ones, by name, in JSON. No version depends on it."""
+
+    @abstractmethod
+    def _note(self, name: str, text: str | None) -> None:
+        """Writes one note, or without a text removes it."""
+
+    @abstractmethod
     def _create(self, entry: Entry, content: str) -> Version:
         """Uploads and makes the version, or finishes one that was begun. Last of all it becomes visible."""
 
@@ -127,9 +139,20 @@ class Registry(ABC):
         numbers = ", ".join(version.number for version in self.versions())
         raise ParameterError(f"{self.name} has no version {number!r}; it has {numbers or 'none'}")
 
-    def holds(self, run_digest: str) -> bool:
-        """Whether a version of this run is registered."""
-        return any(version.tags.get(RUN_DIGEST) == run_digest for version in self.versions())
+    def of_run(self, run_digest: str) -> Version | None:
+        """The version that a run made, if it is registered; of several the champion, else the newest."""
+        made = [version for version in self.versions() if version.tags.get(RUN_DIGEST) == run_digest]
+        return max(made, key=lambda version: (CHAMPION in version.aliases, int(version.number)), default=None)
+
+    def note(self, name: str) -> Any:
+        """What a run noted under a name; None when nothing is."""
+        text = self.notes().get(name)
+        return json.loads(text) if text else None
+
+    def write_note(self, name: str, value: Any) -> None:
+        """Notes something small under a name; None removes what stands there."""
+        with self._writing():
+            self._note(name, None if value is None else canonical_json(value))
 
     def register(self, entry: Entry) -> tuple[Version, bool]:
         """Registers the folder's files as one version and makes it the champion; finds the version if it is there.
@@ -227,6 +250,11 @@ def content_digest(folder: Path) -> str:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     entries = {name: file_digest(path) for name, path in files.items() if name != SIGNATURE}
     return "sha256:" + hashlib.sha256(canonical_json(entries).encode()).hexdigest()
+
+
+def fetched_folder(version: Version) -> Path:
+    """Where a version's files stand on this machine once they are fetched: one place for one content."""
+    return cache_folder() / "registry" / version.tags.get(CONTENT, version.number).replace(":", "-")
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 It keeps what is said about a model, not its files: those go to the address's `artifacts`, an fsspec URI. A version is
 named after its key, which the server lets exist once. It stays archived until its files and its model artifact are
-there. The champion and its moves are custom properties of the registered model, changed in one request.
+there. The champion and its moves are custom properties of the registered model, changed in one request. Notes are those
+of a second, archived one, `NAME.notes`: a request replaces all properties, and no note may undo a move of the champion.
 """
 
 import asyncio
@@ -15,8 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Registry, Version, files_of
-from components.sources import cache_folder
+from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Registry, Version, fetched_folder, files_of
 
 TOKEN, TOKEN_FILE = "MODEL_REGISTRY_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH"  # the second as Kubeflow's own client has it
 MOVE = "champion_move."
@@ -64,6 +64,23 @@ class KubeflowRegistry(Registry):
         moves = [(name.removeprefix(MOVE), value) for name, value in said.items() if name.startswith(MOVE)]
         return [Move(at=int(at), **json.loads(value)) for at, value in sorted(moves)]
 
+    def notes(self) -> dict[str, str]:
+        """From the custom properties of the model that holds them."""
+        with self._errors("read the notes"):
+            notebook = self._model(self._notebook)
+        return _read(notebook) if notebook else {}
+
+    def _note(self, name: str, text: str | None) -> None:
+        from mr_openapi import RegisteredModelState, RegisteredModelUpdate
+
+        with self._errors("write a note"):
+            archived = RegisteredModelState.ARCHIVED
+            notebook = self._model(self._notebook) or self._make_model(self._notebook, state=archived)
+            kept = {key: value for key, value in (notebook.custom_properties or {}).items() if key != name}
+            properties = kept if text is None else {**kept, name: _text(text)}
+            change = RegisteredModelUpdate(state=archived, customProperties=properties)
+            self._call(lambda client: client.update_registered_model(notebook.id, change))
+
     def _create(self, entry: Entry, content: str) -> Version:
         from mr_openapi import ModelVersionCreate, ModelVersionState, ModelVersionUpdate
 
@@ -107,11 +124,11 @@ class KubeflowRegistry(Registry):
                 filesystem.makedirs(place.rpartition("/")[0], exist_ok=True)
                 filesystem.put_file(str(file.resolve()), place)
 
-    def _make_model(self) -> Any:
+    def _make_model(self, name: str = "", **values: Any) -> Any:
         from mr_openapi import RegisteredModelCreate
 
-        made = self._once(lambda client: client.create_registered_model(RegisteredModelCreate(name=self.name)))
-        return made or self._model()
+        wanted = RegisteredModelCreate(name=name or self.name, **values)
+        return self._once(lambda client: client.create_registered_model(wanted)) or self._model(wanted.name)
 
     def _make_artifact(self, version: str, uri: str) -> None:
         from mr_openapi import Artifact, ModelArtifact
@@ -140,7 +157,7 @@ class KubeflowRegistry(Registry):
             filesystem, root = fsspec.core.url_to_fs(version.source)
             if "file" in filesystem.protocol:
                 return Path(root)
-            folder = cache_folder() / "registry" / version.tags[CONTENT].replace(":", "-")
+            folder = fetched_folder(version)
             for place, about in filesystem.find(root, detail=True).items():
                 target = folder / place.removeprefix(root).lstrip("/")
                 if not target.exists() or target.stat().st_size != about["size"]:
@@ -148,10 +165,14 @@ class KubeflowRegistry(Registry):
                     filesystem.get_file(place, str(target))
             return folder
 
-    def _model(self) -> Any:
-        """The registered model; None before there is one. Listed, because the server finds names by pattern."""
+    def _model(self, name: str = "") -> Any:
+        """A registered model, this one unless named; None before it is there. The server finds by pattern only."""
         models = self._all(lambda client, **page: client.get_registered_models(**page))
-        return next((model for model in models if model.name == self.name), None)
+        return next((model for model in models if model.name == (name or self.name)), None)
+
+    @property
+    def _notebook(self) -> str:
+        return f"{self.name}.notes"
 
     def _raw_versions(self, model: Any) -> list[Any]:
         found = self._all(lambda client, **page: client.get_registered_model_versions(model.id, **page))

@@ -1,10 +1,13 @@
 """MLflow's registry: embedded (sqlite:///file), or a server (http://, https://) with MLflow's own environment.
 
 A version is an MLflow model version, its files lie in the run that it points to, the champion is an alias and its
-moves are tags of the registered model. The client itself tries a server again, as MLFLOW_HTTP_REQUEST_MAX_RETRIES says.
+moves are tags of the registered model. Notes are tags of the experiment, which is there before the first version.
+The client itself tries a server again, as MLFLOW_HTTP_REQUEST_MAX_RETRIES says.
 """
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,11 +15,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Registry, Version, files_of
+from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Registry, Version, fetched_folder, files_of
 
-MOVE = "champion_move."
+MOVE, NOTE = "champion_move.", "note."
 LOCK_SECONDS = 3600
 METRICS_A_CALL = 1000  # the server's limit
+LOCAL = ("file:", "/")  # sources that lie on this machine already
 THERE, MISSING = "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"  # MLflow's own codes
 
 
@@ -58,6 +62,19 @@ class MLflowRegistry(Registry):
         moves = [(name.removeprefix(MOVE), value) for name, value in tags.items() if name.startswith(MOVE)]
         return [Move(at=int(at), **json.loads(value)) for at, value in sorted(moves)]
 
+    def notes(self) -> dict[str, str]:
+        """From the tags of the experiment."""
+        with self._errors("read the notes"):
+            tags = self._client.get_experiment(self._experiment()).tags
+        return {name.removeprefix(NOTE): value for name, value in tags.items() if name.startswith(NOTE)}
+
+    def _note(self, name: str, text: str | None) -> None:
+        with self._errors("write a note"):
+            if text is None:
+                _unless_there(lambda: self._client.delete_experiment_tag(self._experiment(), f"{NOTE}{name}"))
+            else:
+                self._client.set_experiment_tag(self._experiment(), f"{NOTE}{name}", text)
+
     def _create(self, entry: Entry, content: str) -> Version:
         with self._errors("register"):
             run = self._run(entry)
@@ -73,7 +90,7 @@ class MLflowRegistry(Registry):
 
     def _run(self, entry: Entry) -> Any:
         """The MLflow run of an entry: one that was begun before, or a new one."""
-        experiment = self.identity().partition("@")[0]
+        experiment = self._experiment()
         begun = self._client.search_runs([experiment], f"tags.{KEY} = '{entry.key}'", order_by=["start_time ASC"])
         run = begun[0] if begun else self._client.create_run(experiment, tags={KEY: entry.key, **entry.tags})
         for name, value in entry.configuration.items():
@@ -95,6 +112,9 @@ class MLflowRegistry(Registry):
         ]
         for begin in range(0, len(points), METRICS_A_CALL):
             self._client.log_batch(run.info.run_id, metrics=points[begin : begin + METRICS_A_CALL])
+
+    def _experiment(self) -> str:
+        return self.identity().partition("@")[0]
 
     def _upload(self, folder: Path, run: str, path: str) -> None:
         """Puts every file under a path that names their content, so what is there with its full size is the same."""
@@ -127,7 +147,16 @@ class MLflowRegistry(Registry):
         from mlflow.artifacts import download_artifacts
 
         with self._errors(f"download version {version.number}"):
-            return Path(download_artifacts(artifact_uri=version.source, tracking_uri=self.address))
+            if version.source.startswith(LOCAL):
+                return Path(download_artifacts(artifact_uri=version.source, tracking_uri=self.address))
+            folder = fetched_folder(version)
+            if not folder.exists():
+                partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+                partial.mkdir(parents=True, exist_ok=True)
+                came = download_artifacts(artifact_uri=version.source, dst_path=str(partial), tracking_uri=self.address)
+                _put(Path(came), folder)
+                shutil.rmtree(partial, ignore_errors=True)
+            return folder
 
     def _lock(self) -> AbstractContextManager[Any]:
         return FileLock(f"{self._database}.lock", timeout=LOCK_SECONDS) if self._database else super()._lock()
@@ -156,6 +185,15 @@ class MLflowRegistry(Registry):
             aliases=[alias for alias, number in aliases.items() if str(number) == str(found.version)],
             created=int(found.creation_timestamp),
         )
+
+
+def _put(came: Path, folder: Path) -> None:
+    """Moves what was downloaded to its place; another process that was first has put the same bytes there."""
+    try:
+        came.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
 
 
 def _unless_there(change: Callable[[], Any]) -> None:

@@ -15,6 +15,7 @@ def report(
     evaluation: Input[Metrics],
     verdict: Input[Artifact],
     registered: Input[Artifact],
+    drifted: Input[Metrics],
     pinned: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
     configuration: dict,  # type: ignore[type-arg]
     price_per_accelerator_hour: float,
@@ -26,9 +27,9 @@ def report(
     from components.report.report import report as run
 
     files = {"ingested": ingested, "tokenized": tokenized, "divided": divided, "trained": trained, "curves": curves}
-    more = {"evaluation": evaluation, "verdict": verdict, "registered": registered, "page": page}
+    files |= {"drifted": drifted, "evaluation": evaluation, "verdict": verdict, "registered": registered, "page": page}
     run(
-        **{name: Path(artifact.path) for name, artifact in {**files, **more}.items()},
+        **{name: Path(artifact.path) for name, artifact in files.items()},
         pinned={name: value for name, value in pinned.items() if name != "registry_id"},
         configuration=configuration,
         price_per_accelerator_hour=price_per_accelerator_hour,

@@ -84,8 +84,8 @@ def bars(label: str, groups: dict[str, Bars], least: float = 0.0) -> str:
         present = [(row + index * height, *values[name]) for row, name in enumerate(names) if name in values]
         if present:
             _draw_bars(axes, present, least, height=height, label=group, color=COLOURS[index])
-    values = [value for group in groups.values() for value, _ in group.values()]
-    if least > 0 and max(values) > FAR_APART * min(values):
+    drawn = [value for group in groups.values() for value, _ in group.values()]
+    if least > 0 and max(drawn) > FAR_APART * min(drawn):
         axes.set_xscale("log")
         axes.set_xlim(left=least)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -21,6 +21,7 @@ def report(
     evaluation: Path,
     verdict: Path,
     registered: Path,
+    drifted: Path | None = None,
     pinned: dict[str, str] | None = None,
     configuration: dict[str, Any] | None = None,
     price_per_accelerator_hour: float = 0.0,
@@ -37,6 +38,7 @@ def report(
         evaluation: evaluate's figures.
         verdict: gate's verdict.
         registered: What register registered.
+        drifted: What drift found.
         pinned: What resolve pinned, for the lineage.
         configuration: The run's parameters, for the lineage.
         price_per_accelerator_hour: What an hour of a training process costs, in any currency; 0: no price is shown.
@@ -49,6 +51,7 @@ def report(
         raise ParameterError(f"price_per_accelerator_hour={price_per_accelerator_hour:g} must be at least 0")
     data, tokens, sides, training = (read_json(path) for path in (ingested, tokenized, divided, trained))
     figures, decision, entry = read_json(evaluation), read_json(verdict), read_json(registered)
+    drift = read_json(drifted) if drifted else None
     html = (
         _environment()
         .get_template("page.html")
@@ -62,9 +65,10 @@ def report(
             about=about(pinned or {}, configuration or {}),
             headline=headline(figures, sides, training, price_per_accelerator_hour),
             registered=entry,
+            drift=drift,
             funnel=funnel(data, tokens, sides),
             costs=costs(training, price_per_accelerator_hour),
-            plots=drawings(data, tokens, sides, read_json(curves), figures),
+            plots=drawings(data, tokens, sides, read_json(curves), figures, drift),
             lineage=lineage(pinned or {}, data.get("license", ""), entry),
             configuration=configuration or {},
         )

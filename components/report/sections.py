@@ -7,6 +7,8 @@ from components import __version__, code_digest
 from components.report.numbers import NOTHING, figure, percent
 from components.report.plots import Bars, bars, length_histogram, lines, own_ids
 
+MOST_BARS = 20  # a plot shows
+
 
 def funnel(data: dict[str, Any], tokens: dict[str, Any], sides: dict[str, Any]) -> list[dict[str, Any]]:
     """Where the rows went, step by step: what, how many, and the reasons with their counts."""
@@ -100,7 +102,12 @@ def costs(training: dict[str, Any], price: float) -> list[tuple[str, str]]:
 
 
 def drawings(
-    data: dict[str, Any], tokens: dict[str, Any], sides: dict[str, Any], curves: list[dict[str, float]], figures: Any
+    data: dict[str, Any],
+    tokens: dict[str, Any],
+    sides: dict[str, Any],
+    curves: list[dict[str, float]],
+    figures: Any,
+    drift: dict[str, Any] | None = None,
 ) -> dict[str, list[dict[str, str]]]:
     """The page's plots by section: what a reader who does not see one is told, and the drawing."""
     removed = {**data["removed"], **tokens["removed"], **sides["removed"]}
@@ -119,6 +126,7 @@ def drawings(
                 ("Tokens per second by optimizer step", lines(curves, {"tokens_per_second": ""}, "tokens/s")),
             ],
         ),
+        "drift": _present("drift", [_shift(name, part) for name, part in ((drift or {}).get("shifts") or {}).items()]),
         "data": _present(
             "data",
             [
@@ -166,6 +174,19 @@ def _groupings(figures: dict[str, Any]) -> dict[str, dict[str, Bars]]:
 
 def _group(title: str, groups: dict[str, Bars]) -> tuple[str, str]:
     return f"Perplexity by {title} for each model", bars("perplexity", groups, least=1.0)
+
+
+def _shift(name: str, part: dict[str, Any]) -> tuple[str, str]:
+    """Shares of old and new records; bins that both lack are left out."""
+    label = f"Share of old and new records by {name}" + (" in characters" if name == "length" else "")
+    shown = [place for place, counts in enumerate(zip(part["old"], part["new"], strict=True)) if any(counts)][
+        :MOST_BARS
+    ]
+    shares = {
+        side: _plain({part["bins"][place]: part[side][place] / (sum(part[side]) or 1) for place in shown})
+        for side in ("old", "new")
+    }
+    return label, bars("share", shares)
 
 
 def _plain(values: dict[str, float]) -> Bars:

@@ -14,6 +14,7 @@ def train(
     settings: dict,  # type: ignore[type-arg]  # KFP knows the bare dict only
     checkpoints: str,
     launcher: dict,  # type: ignore[type-arg]
+    start: dict,  # type: ignore[type-arg]
     task_config: TaskConfig,
     model: Output[Model],
     curves: Output[Artifact],
@@ -35,7 +36,7 @@ def train(
         checkpoints=checkpoints,
         **{name: Path(artifact.path) for name, artifact in files.items()},
     )
-    figures, place = launch(config, launcher, vars(task_config))
+    figures, place = launch(config, launcher, vars(task_config), start)
     metrics.metadata.update(figures)
     model.metadata.update(place)
 

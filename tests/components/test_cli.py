@@ -17,7 +17,10 @@ from components.records import count_rows, read_json, write_json
 from components.train.config import TrainConfig
 from tests.conftest import ROOT, write_jsonl
 
-STEPS = ("resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report")
+STEPS = (
+    *("resolve", "ingest", "drift", "tokenize", "split", "train", "evaluate", "gate", "register", "report"),
+    "notify",
+)
 
 
 def run(step: str, **arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -54,6 +57,8 @@ def test_help_names_and_explains_each_argument(step: str) -> None:
         ("tokenize", {"template": "alpaca"}, "allowed: dolly, base"),
         ("split", {"test_size": "1.5"}, "test_size=1.5 is neither a fraction"),
         ("gate", {"evaluation": "{folder}/figures.json", "rules": "{folder}/rules.yaml"}, "rules.yaml does not exist"),
+        ("drift", {"rules": "{folder}/rules.yaml"}, "rules.yaml does not exist"),
+        ("resolve", {"start_from": "best", "configuration": "{{}}"}, "allowed: base, champion"),
         ("gate", {"min_improvement": "1"}, "min_improvement=1 must be a share"),
         ("evaluate", {"precision": "int8"}, "allowed: fp32, bf16"),
         ("train", {"method": "qlora"}, "allowed: full, lora"),

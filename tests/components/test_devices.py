@@ -11,8 +11,8 @@ from accelerate.utils import compute_module_sizes
 
 from components.errors import ModelError
 from components.evaluate.devices import layout
-from components.evaluate.perplexity import score
 from components.models import load_model
+from components.perplexity import score
 
 
 @pytest.fixture

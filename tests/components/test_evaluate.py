@@ -16,8 +16,8 @@ from components.evaluate.by_hand import evaluate as by_hand
 from components.evaluate.evaluate import evaluate
 from components.evaluate.figures import compare, errors, length_bucket, worst
 from components.evaluate.generation import Answer, answer, rates
-from components.evaluate.perplexity import Scores, score
 from components.models import load_model
+from components.perplexity import Scores, score
 from components.records import read_json, read_table
 from components.rendering import Renderer, load_tokenizer
 from components.templates import apply_template

@@ -32,14 +32,6 @@ EVALUATION: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """MLflow's tables, which take it seconds to make."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    assert open_registry(f"sqlite:///{path}", "m").versions() == []
-    return path.read_bytes()
-
-
 @pytest.fixture
 def address(empty_database: bytes, tmp_path: Path) -> str:
     path = tmp_path / "mlflow.db"

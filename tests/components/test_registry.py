@@ -187,8 +187,8 @@ def test_a_champion_moves_with_a_reason_and_back(store: Registry, folder: Path) 
         store.promote(two, " ")
     again, created = store.register(entry(folder, "k3", run_digest="k3"))
     assert (created, again.aliases) == (False, []), "what somebody moved stays where it was moved"
-    assert store.holds("k3")
-    assert not store.holds("k4")
+    assert store.of_run("k3") == again
+    assert store.of_run("k4") is None
 
 
 def register_elsewhere(address: str, name: str, folder: Path, numbers: Any) -> None:

@@ -17,8 +17,8 @@ import psutil
 import pytest
 import torch
 
-from components.evaluate.perplexity import score
 from components.models import load_model
+from components.perplexity import score
 from components.records import read_table
 from components.train.launcher import RESUME_EXIT_CODE
 from tests.components.trainings import command, curve, prepare, run, weights

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.containers
 
 RunIn = Callable[..., str]
 LIMITS = {"data": 600e6, "train": 1.6e9}  # bytes, uncompressed
-DATA_STEPS = ("resolve", "ingest", "tokenize", "split", "gate", "register", "report")
+DATA_STEPS = ("resolve", "ingest", "tokenize", "split", "gate", "register", "report", "notify")
 COMPILERS = ("cc", "gcc", "c++", "g++", "clang", "ld", "as", "nvcc", "make", "ninja")
 
 

@@ -36,6 +36,7 @@ images: [{{name: private-llm/train, newName: r.example/t, newTag: v2}}]
 """
 POSTGRES = "resources: [{base}]\ncomponents: [{postgres}]\n"
 OBJECT_STORE = "resources: [{gke}]\ncomponents: [{object_store}]\n"
+WEBHOOK = "resources: [{base}]\ncomponents: [{webhook}]\n"
 
 
 @pytest.fixture(params=FOLDERS)
@@ -48,6 +49,7 @@ def user_overlay(folder: Path, text: str) -> tuple[Object, ...]:
     paths = {
         "base": os.path.relpath(MANIFESTS / "base", folder),
         "gke": os.path.relpath(MANIFESTS / "overlays" / "gke", folder),
+        "webhook": os.path.relpath(MANIFESTS / "components" / "webhook", folder),
         "postgres": os.path.relpath(MANIFESTS / "components" / "postgres", folder),
         "object_store": os.path.relpath(MANIFESTS / "components" / "object-store", folder),
     }
@@ -188,6 +190,15 @@ def test_an_object_store_takes_the_place_of_the_claim(tmp_path: Path) -> None:
     assert {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]} == {443, 8333, 9000}
 
 
+def test_the_webhook_is_reached_by_the_step_that_reports_alone(tmp_path: Path) -> None:
+    added = of_kind(user_overlay(tmp_path, WEBHOOK), "NetworkPolicy")["webhook"]
+    validate(json.dumps(added), "1.36")
+    assert added["spec"]["podSelector"] == {"matchLabels": {"private-llm/step": "notify"}}
+    (rule,) = added["spec"]["egress"]
+    assert rule["ports"] == [{"port": 443, "protocol": "TCP"}]
+    assert "webhook" not in of_kind(render("base"), "NetworkPolicy")
+
+
 @pytest.mark.parametrize(("overlay", "namespace"), [("kubeflow-profile", "team-a"), ("kfp-standalone", "kubeflow")])
 def test_a_shared_namespace_keeps_its_own_labels_and_accounts(overlay: str, namespace: str) -> None:
     objects = render(f"overlays/{overlay}")
@@ -222,7 +233,7 @@ def test_an_overlays_profile_compiles_and_places_the_steps_that_want_gpus(overla
     settings = load(profile)
     assert set(settings.resources) == set(STEPS)
     gpu_steps = {step for step, wanted in settings.resources.items() if wanted.gpus}
-    assert gpu_steps == ({"train", "evaluate"} if overlay != "kind" else set())
+    assert gpu_steps == ({"drift", "train", "evaluate"} if overlay != "kind" else set())
     assert set(settings.scheduling) == gpu_steps
     assert settings.launcher == "trainjob"
     assert set(settings.timeouts) == set(STEPS) - {"train"}

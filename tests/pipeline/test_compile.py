@@ -56,6 +56,19 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return kubernetes
 
 
+def tasks_of(compiled: dict[str, Any], component: str) -> dict[str, Any]:
+    """The tasks of a condition or an exit handler."""
+    tasks: dict[str, Any] = compiled["components"][component]["dag"]["tasks"]
+    return tasks
+
+
+def steps_of(compiled: dict[str, Any]) -> dict[str, Any]:
+    """Every step's task, wherever it stands; conditions and exit handlers are no steps."""
+    groups = [compiled["root"], *compiled["components"].values()]
+    tasks = [task for group in groups if "dag" in group for task in group["dag"]["tasks"].items()]
+    return {name: task for name, task in tasks if name in STEPS}
+
+
 def test_the_committed_yaml_is_what_the_code_compiles_to() -> None:
     """The golden is compared whole; `python -m pipeline.compile` regenerates it."""
     assert compile_profile("default") == COMMITTED.read_text(encoding="utf-8")
@@ -138,20 +151,36 @@ def test_every_step_runs_in_a_pinned_image_and_installs_nothing(compiled: dict[s
         assert "pip install" not in str(executor["container"])
 
 
-def test_only_resolve_is_never_cached(compiled: dict[str, Any]) -> None:
-    tasks = compiled["root"]["dag"]["tasks"]
-    steps = {name: task for name, task in tasks.items() if name in STEPS}  # a condition is no step
-    assert {name for name, task in steps.items() if not task["cachingOptions"].get("enableCache")} == {"resolve"}
+def test_only_what_looks_around_is_never_cached(compiled: dict[str, Any]) -> None:
+    """resolve finds out whether anything is new; notify tells of this one run."""
+    steps = steps_of(compiled)
+    uncached = {name for name, task in steps.items() if not task["cachingOptions"].get("enableCache")}
+    assert uncached == {"resolve", "notify"}
+
+
+def test_nothing_but_resolve_runs_where_nothing_is_new(compiled: dict[str, Any]) -> None:
+    """And what tells how the run ended stands outside of everything that may fail."""
+    root, handled = compiled["root"]["dag"]["tasks"], tasks_of(compiled, "comp-exit-handler-1")
+    assert set(root) == {"exit-handler-1", "notify"}
+    assert root["notify"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert set(handled) == {"resolve", "condition-2"}
+    asked = handled["condition-2"]["triggerPolicy"]["condition"]
+    assert asked == "inputs.parameter_values['pipelinechannel--resolve-Output'] == 'run'"
+    assert set(STEPS) - {"resolve", "enforce", "notify"} <= set(tasks_of(compiled, "comp-condition-2"))
+
+
+def test_nothing_is_trained_before_the_new_data_is_admitted(compiled: dict[str, Any]) -> None:
+    assert "admit" in steps_of(compiled)["train"]["dependentTasks"]
 
 
 def test_every_cached_step_takes_digests_not_names(compiled: dict[str, Any]) -> None:
     """What a step reads from outside comes from resolve, together with its digest."""
-    tasks = compiled["root"]["dag"]["tasks"]
+    tasks = steps_of(compiled)
     for step in ("ingest", "tokenize", "train", "evaluate"):
         parameters = tasks[step]["inputs"]["parameters"]
         name = "dataset" if step == "ingest" else "base_model"
         for pinned in (name, f"{name}_digest"):
-            assert parameters[pinned]["taskOutputParameter"]["producerTask"] == "resolve", (step, pinned)
+            assert parameters[pinned]["componentInputParameter"] == f"pipelinechannel--resolve-{pinned}", (step, pinned)
 
 
 def test_every_pod_is_ready_for_podsecurity_restricted_and_says_which_step_it_is(placed: dict[str, Any]) -> None:
@@ -190,7 +219,7 @@ def test_what_a_run_leaves_is_removed_after_its_time(placed: dict[str, Any]) -> 
 
 
 def test_failed_steps_are_tried_again_with_growing_pauses_however_long_they_took(compiled: dict[str, Any]) -> None:
-    for task in (task for name, task in compiled["root"]["dag"]["tasks"].items() if name in STEPS):
+    for task in steps_of(compiled).values():
         assert task["retryPolicy"] == {
             "maxRetryCount": 2,
             "backoffDuration": "60s",

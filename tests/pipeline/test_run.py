@@ -10,7 +10,10 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-STEPS = ["resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report"]
+STEPS = [
+    *("resolve", "ingest", "drift", "tokenize", "split", "admit", "train", "evaluate", "gate", "register", "report"),
+    "notify",
+]
 
 
 def run(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +39,8 @@ def test_tuning_lowers_perplexity_by_a_third_and_the_summary_tells_all(trained: 
     assert result["champion"] is None
     assert result["gate"]["verdict"] == "accepted"
     assert result["registered"] == {"name": "private-llm", "version": "1", "aliases": ["champion"]}
-    assert list(result["steps"]) == STEPS
+    assert sorted(result["steps"]) == sorted(STEPS)
+    assert (result["outcome"], result["started_from"]) == ("accepted", "base")
     for artifact in result["artifacts"].values():
         assert Path(artifact["path"]).exists()
         assert artifact["digest"].startswith("sha256:")
@@ -73,12 +77,13 @@ def test_no_record_text_stands_in_logs_or_papers(trained: Path, dolly: Path) -> 
     assert not any(text in content for text in telling)
 
 
-def test_the_same_run_again_takes_every_step_but_resolve_from_the_cache(
+def test_the_same_run_again_takes_every_step_from_the_cache_but_those_that_look_around(
     trained: Path, trained_arguments: list[str], tmp_path: Path
 ) -> None:
     again = run(trained.parent / "again", *trained_arguments)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert cached(trained.parent / "again") == {name: name != "resolve" for name in STEPS}
+    assert cached(trained.parent / "again") == {name: name not in ("resolve", "notify") for name in STEPS}
+    assert "nothing is new: the same data and configuration gave version 1 of private-llm" in again.stdout
     for key in ("records", "base", "tuned", "champion", "gate", "registered"):
         assert summary(trained.parent / "again")[key] == summary(trained)[key]
     for name, artifact in summary(trained.parent / "again")["artifacts"].items():
@@ -139,7 +144,13 @@ def test_a_run_that_failed_late_resumes_from_the_steps_that_succeeded(
     assert "step train failed: training failed: " in failed.stderr
     mended = run(tmp_path / "run", *arguments, "learning_rate=1e-3", "epochs=0.5")
     assert mended.returncode == 0, mended.stdout + mended.stderr
-    assert [name for name, hit in cached(tmp_path / "run").items() if hit] == ["ingest", "tokenize", "split"]
+    assert [name for name, hit in cached(tmp_path / "run").items() if hit] == [
+        "ingest",
+        "drift",
+        "tokenize",
+        "split",
+        "admit",
+    ]
 
 
 @pytest.mark.parametrize(

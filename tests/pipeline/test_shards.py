@@ -190,9 +190,11 @@ def test_a_profile_with_shards_compiles_to_a_loop_and_a_join(tmp_path: Path) -> 
     profile = tmp_path / "sharded.yaml"
     profile.write_text("extends: default\nshards: 4\nresources: {join: {cpu: '2', memory: 8Gi}}\n")
     pipeline = yaml.safe_load(compile_profile(str(profile)).partition("\n---\n")[0])
-    tasks = pipeline["root"]["dag"]["tasks"]
-    loops = [task["parameterIterator"]["items"]["raw"] for task in tasks.values() if "parameterIterator" in task]
-    assert loops == ["[0, 1, 2, 3]"] * 2
+    groups = [group["dag"]["tasks"] for group in pipeline["components"].values() if "dag" in group]
+    tasks = [task for group in groups for task in group.values()]
+    assert [task["parameterIterator"]["items"]["raw"] for task in tasks if "parameterIterator" in task] == [
+        "[0, 1, 2, 3]"
+    ] * 2
     for step in ("join", "merge"):
         assert f"exec-{step}" in pipeline["deploymentSpec"]["executors"]
         assert f"exec-{step}" not in compile_profile("default")

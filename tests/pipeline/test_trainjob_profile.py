@@ -89,9 +89,15 @@ def affinity(terms: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def tasks(spec: dict[str, Any]) -> dict[str, Any]:
+    """Every task, wherever it stands in the pipeline."""
+    groups = [spec["root"], *spec["components"].values()]
+    return {name: task for group in groups if "dag" in group for name, task in group["dag"]["tasks"].items()}
+
+
 def handed_over(spec: dict[str, Any]) -> dict[str, Any]:
     """The launcher parameter of the step."""
-    inputs = spec["root"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
+    inputs = tasks(spec)["train"]["inputs"]["parameters"]
     values: dict[str, Any] = inputs["launcher"]["runtimeValue"]["constant"]
     return values
 
@@ -200,7 +206,7 @@ def test_without_trainjobs_the_step_trains_in_its_own_pod(without: Path) -> None
 
 
 def test_both_kinds_of_profile_give_the_same_steps(profile: Path, without: Path) -> None:
-    here, there = (documents(str(name))[0]["root"]["dag"]["tasks"] for name in (without, profile))
+    here, there = (tasks(documents(str(name))[0]) for name in (without, profile))
     assert here.keys() == there.keys()
     for step, task in here.items():
         assert task["componentRef"] == there[step]["componentRef"]

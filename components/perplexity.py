@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from components import progress
+from components.chunks import chunked_nll, lay_out
 from components.errors import PipelineError
-from components.evaluate.chunks import chunked_nll, lay_out
-from components.evaluate.ranks import rank, ranks, total
+from components.ranks import rank, ranks, total
 
 FORWARD_TOKENS = 2048  # a forward pass takes no more, unless one row alone is longer; on a CPU its layers stay in cache
 NAMED = 5  # ids that an error lists
