@@ -189,8 +189,8 @@ def _value(said: Mapping, name: str, kind: type, path: Path) -> tuple[Any, int]:
     try:
         value = _scalar(node) if isinstance(node, yaml.ScalarNode) else yaml.safe_load(yaml.serialize(node))
     except (yaml.YAMLError, ValueError) as error:  # a tag or a date that there is not
-        said = getattr(error, "problem", None) or str(error)
-        raise ParameterError(f"{path}, line {line}: {name}: {said}") from None
+        problem = getattr(error, "problem", None) or str(error)
+        raise ParameterError(f"{path}, line {line}: {name}: {problem}") from None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ParameterError(f"{path}, line {line}: {name}={value!r} must be {WORDS[kind]}")
     return value, line
