@@ -17,7 +17,8 @@ from pipeline.parameters import Parameters
 PACKAGE = Path(__file__).parent
 PROFILES = PACKAGE / "profiles"
 STEPS = ("resolve", "ingest", "tokenize", "split", "train", "evaluate", "gate", "register", "report", "enforce")
-SHARDED_STEPS = ("merge", "join")  # these come in when a profile has several shards
+# These come in when a profile has several shards; each is placed like another step, unless it says otherwise.
+SHARDED_STEPS = {"merge": "ingest", "join": "split"}
 MOST_SHARDS = 1000
 TRAIN_IMAGE_STEPS = ("train", "evaluate")
 STORAGE_STEPS = ("train", "evaluate", "register")  # what reads or writes the trained model
