@@ -8,7 +8,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from pipeline.parameters import Parameters
-from pipeline.settings import STORAGE_STEPS, NodeLabel, Resources, Scheduling, Settings
+from pipeline.settings import SHARDED_STEPS, STORAGE_STEPS, NodeLabel, Resources, Scheduling, Settings
 
 STEP_LABEL = "private-llm/step"
 
@@ -25,9 +25,10 @@ class Placement:
         _restrict(task)
         if step == "register":
             _tell_origin(task, self._settings)
-        if wanted := self._settings.resources.get(step):
+        like = SHARDED_STEPS.get(step, step)
+        if wanted := self._settings.resources.get(step, self._settings.resources.get(like)):
             _ask(task, wanted)
-        _schedule(task, self._settings.scheduling.get(step, Scheduling()))
+        _schedule(task, self._settings.scheduling.get(step, self._settings.scheduling.get(like, Scheduling())))
         if seconds := self._settings.timeouts.get(step):
             kubernetes.set_timeout(task, seconds)
         if self._settings.launcher == "trainjob" and step in STORAGE_STEPS:

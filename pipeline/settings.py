@@ -20,7 +20,8 @@ STEPS = (
     *("resolve", "ingest", "drift", "admit", "tokenize", "split", "train", "evaluate", "gate", "register", "report"),
     *("enforce", "notify"),
 )
-SHARDED_STEPS = ("merge", "join")  # these come in when a profile has several shards
+# These come in when a profile has several shards; each is placed like another step, unless it says otherwise.
+SHARDED_STEPS = {"merge": "ingest", "join": "split"}
 MOST_SHARDS = 1000
 TRAIN_IMAGE_STEPS = ("drift", "train", "evaluate")
 STORAGE_STEPS = ("drift", "train", "evaluate", "register")  # what reads or writes a trained model

@@ -134,18 +134,19 @@ class _Outcomes:
             pa.array(self.positions, pa.int64()),
             pa.array(self.reasons, pa.string()),
             pa.array(digests, pa.string()),
-            _fixed(b"".join(map(content_keys, *normal)), len(said)),
+            _fixed(b"".join(map(content_keys, *normal)), "keys"),
             *(pa.array(column, pa.string()) for column in texts),
         ]
         if sketched:
             answers = [b" ".join(filter(None, pair)).decode() for pair in zip(normal[0], normal[2], strict=True)]
-            columns.append(_fixed(sketch(answers).bands.tobytes(), len(said)))
+            columns.append(_fixed(sketch(answers).bands.tobytes(), "bands"))
         return pa.RecordBatch.from_arrays(columns, schema=rows_schema(sketched))
 
 
-def _fixed(data: bytes, rows: int) -> pa.Array:
+def _fixed(data: bytes, name: str) -> pa.Array:
     """A column of bytes of one length."""
-    return pa.Array.from_buffers(pa.binary(len(data) // rows), rows, [None, pa.py_buffer(data)])
+    type_ = rows_schema(sketched=True).field(name).type
+    return pa.Array.from_buffers(type_, len(data) // type_.byte_width, [None, pa.py_buffer(data)])
 
 
 def _emptied(before: str, after: str) -> bool:

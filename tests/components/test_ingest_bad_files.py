@@ -259,6 +259,13 @@ def test_links_that_go_in_circles_are_not_followed(tmp_path: Path, name: str) ->
         assert result is None
 
 
+def test_many_lines_with_nothing_in_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(jsonl(ROWS[:1]) + b"\n" * 2_000_000 + jsonl(ROWS[1:2]) + b"{\n" * 20_000)
+    result = run(path)
+    assert (len(result.records), len(result.rejects), result.rejects[0]["position"]) == (2, 20_000, 2_000_003)
+
+
 def test_a_link_to_itself_or_to_nothing_is_named(tmp_path: Path) -> None:
     for number, target in enumerate(("rows.jsonl", "gone.jsonl")):
         data = tmp_path / str(number)

@@ -188,15 +188,16 @@ def test_a_missing_or_foreign_shard_is_named(stories: Path, tmp_path: Path) -> N
 
 def test_a_profile_with_shards_compiles_to_a_loop_and_a_join(tmp_path: Path) -> None:
     profile = tmp_path / "sharded.yaml"
-    profile.write_text("extends: default\nshards: 4\nresources: {join: {cpu: '2', memory: 8Gi}}\n")
+    profile.write_text("extends: default\nshards: 4\nresources: {join: {cpu: '2', memory: 8Gi}, ingest: {cpu: '3'}}\n")
     pipeline = yaml.safe_load(compile_profile(str(profile)).partition("\n---\n")[0])
     groups = [group["dag"]["tasks"] for group in pipeline["components"].values() if "dag" in group]
     tasks = [task for group in groups for task in group.values()]
     assert [task["parameterIterator"]["items"]["raw"] for task in tasks if "parameterIterator" in task] == [
         "[0, 1, 2, 3]"
     ] * 2
-    for step in ("join", "merge"):
-        assert f"exec-{step}" in pipeline["deploymentSpec"]["executors"]
+    for step, cores in (("join", 2), ("merge", 3)):  # its own, or those of ingest
+        container = pipeline["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+        assert float(container["resources"]["resourceCpuLimit"]) == cores
         assert f"exec-{step}" not in compile_profile("default")
 
 
