@@ -23,6 +23,9 @@ ROLES = {
     "system": "system",
 }
 UNKNOWN = "unknown"
+# Characters of all of a conversation's records, for each repeats what was said before it: 10,000 short turns would
+# come to gigabytes.
+MAX_TURNS = 16 << 20
 
 
 class Draft(NamedTuple):
@@ -186,9 +189,11 @@ def _answers(said: list[dict[str, str]], category: str) -> list[Draft] | Reject:
         return Reject.EMPTY_FIELD
     if roles[opening:] != ["user", "assistant"] * ((len(roles) - opening) // 2):
         return Reject.WRONG_ROLE_ORDER
+    turns = range(opening, len(said), 2)
+    if len(turns) * sum(map(len, texts)) > 2 * MAX_TURNS:  # on average a turn has half of it before it
+        return Reject.OVER_LONG
     return [
-        Draft(BOUNDARY.join((*texts[: turn + 1], "", texts[turn + 1], category)), tuple(roles[:turn]))
-        for turn in range(opening, len(said), 2)
+        Draft(BOUNDARY.join((*texts[: turn + 1], "", texts[turn + 1], category)), tuple(roles[:turn])) for turn in turns
     ]
 
 

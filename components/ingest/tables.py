@@ -1,5 +1,6 @@
 """Readers of tables: Parquet, Arrow files and streams, and hub datasets, a batch of rows at a time."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,9 +56,17 @@ def hub(uri: str, wanted: frozenset[str]) -> Iterator[Row]:
 
 
 def chosen(names: Iterable[str], wanted: frozenset[str]) -> list[str]:
-    """The columns whose names are wanted, or all of them."""
+    """The columns whose names are wanted, or all of them.
+
+    Raises:
+        DataError: two of them have the same name.
+    """
     names = list(names)
-    return [name for name in names if name.strip().lower() in wanted] or names
+    found = [name for name in names if name.strip().lower() in wanted] or names
+    twice = next((name for name, count in Counter(found).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"dataset: two columns of a table have the name {twice!r}; rename one")
+    return found
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NoReturn
 
@@ -101,7 +102,7 @@ def parse(raw: bytes) -> Any:
         return _parse_slowly(raw)
     # the first count settles it for most rows; text that looks like a key is looked at more closely
     suspect = isinstance(value, dict) and raw.count(b'":') != len(value)
-    if suspect and any(raw.count(b'"%b"' % key.encode()) > 1 for key in value):
+    if suspect and (b"\\u" in raw or any(raw.count(b'"%b"' % key.encode()) > 1 for key in value)):
         return _parse_slowly(raw)
     return value
 
@@ -130,7 +131,7 @@ def csv_rows(file: IO[bytes], delimiter: str) -> Iterator[Row]:
         position, raw = source.position, source.take()
         if header is None:
             header = cells
-            if any(name and header.count(name) > 1 for name in header):
+            if any(name and count > 1 for name, count in Counter(header).items()):
                 raise DataError(f"dataset: two columns of the header on line {position} have the same name; rename one")
             continue
         # more or fewer cells than the header has are no record

@@ -43,6 +43,7 @@ JSONL = {
     "Infinity": (line(more=float("-inf")), "not_json"),
     "a key that stands twice": (line()[:-1] + b', "response": "other"}', "duplicate_key"),
     "a key that stands twice with spaces": (line()[:-1] + b', "category"\t: ":"}', "duplicate_key"),
+    "a key that stands twice, once escaped": (line()[:-1] + b', "\\u0072esponse": "other"}', "duplicate_key"),
     "more than a row may hold": (line(response="long " * 900_000), "over_long"),
     "no response": (b'{"instruction": "S3CRET"}', "missing_field"),
     "a null response": (line(response=None), "missing_field"),

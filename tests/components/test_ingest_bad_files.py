@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -264,6 +265,34 @@ def test_many_lines_with_nothing_in_them(tmp_path: Path) -> None:
     path.write_bytes(jsonl(ROWS[:1]) + b"\n" * 2_000_000 + jsonl(ROWS[1:2]) + b"{\n" * 20_000)
     result = run(path)
     assert (len(result.records), len(result.rejects), result.rejects[0]["position"]) == (2, 20_000, 2_000_003)
+
+
+def test_a_long_conversation_does_not_grow_beyond_all_measure(tmp_path: Path) -> None:
+    turns = [{"role": ("user", "assistant")[number % 2], "content": f"{number} words"} for number in range(20_000)]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(jsonl([{"messages": turns}, {"messages": turns[:40]}]))
+    result = run(path)
+    assert [(reject["position"], reject["reason"]) for reject in result.rejects] == [(1, "over_long")]
+    assert len(result.records) == 20
+
+
+def test_a_table_with_a_column_twice_is_refused_as_csv_is(tmp_path: Path) -> None:
+    columns = [pa.array([text]) for text in ("a", SECRET, "c")]
+    table = pa.Table.from_arrays(columns, names=["instruction", "response", "response"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("rows.parquet", "rows.arrow"):
+        with pytest.raises(DataError, match="two columns of a table have the name 'response'"):
+            run(tmp_path / name)
+
+
+def test_a_csv_of_very_many_columns_takes_no_longer_than_its_size_explains(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(",".join(f"column{number}" for number in range(100_000)) + "\n" + "x," * 99_999 + "x\n")
+    started = time.process_time()
+    assert attempt(path) is None
+    assert time.process_time() - started < 20
 
 
 def test_a_link_to_itself_or_to_nothing_is_named(tmp_path: Path) -> None:
