@@ -1,8 +1,9 @@
 """What is refused before any rank starts, in one line, because it would fail later, or hours later."""
 
+import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 from components.errors import DataError, ParameterError
 from components.models import load_config, max_positions
@@ -19,24 +20,24 @@ def check_inputs(config: TrainConfig, base_model: Path) -> None:
         ParameterError: adapters should train new tokens under ZeRO-3.
     """
     trust = config.trust_remote_code
-    model = load_config(base_model, trust)
-    check_rows("train", config.train, model)
-    check_rows("test", config.test, model)
+    check_rows("train", config.train, base_model, trust)
+    check_rows("test", config.test, base_model, trust)
     in_parts = config.method == "lora" and config.zero_stage == 3
     if in_parts and len(load_tokenizer(config.tokenizer, trust)) > len(load_tokenizer(base_model, trust)):
         raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
 
 
-def check_rows(side: str, path: Path, model: Any) -> None:
-    """Raises DataError when the rows of a side can be no part of a training of a model with this configuration."""
+def check_rows(side: str, path: Path, base_model: Path, trust: bool) -> None:
+    """Raises DataError when the rows of a side can be no part of a training of the model in a folder."""
     rows = Rows(path)
     if not len(rows):
         raise DataError(f"{side}: {path} holds no rows; give more records, or another test_size")
     if not rows.targets.any():
         raise DataError(f"{side}: no row of {path} has a target token, so there is nothing to learn or to measure")
-    limit, longest = max_positions(model), int(rows.lengths.max())
-    # a model with rotary positions has one for every length
-    if limit and longest > limit and not getattr(model, "rope_parameters", None):
+    told = SimpleNamespace(**json.loads((base_model / "config.json").read_text(encoding="utf-8")))
+    limit, longest = max_positions(told), int(rows.lengths.max())
+    # a model with rotary positions has one for every length; transformers takes a second to say so, so it is asked last
+    if limit and longest > limit and not getattr(load_config(base_model, trust), "rope_parameters", None):
         raise DataError(
             f"{side}: a row has {longest} tokens and the base model has {limit} positions; "
             f"tokenize with max_length={limit + 1} or less"
