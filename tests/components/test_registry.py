@@ -191,6 +191,48 @@ def test_a_champion_moves_with_a_reason_and_back(store: Registry, folder: Path) 
     assert store.of_run("k4") is None
 
 
+def test_notes_are_kept_beside_the_versions_and_disturb_none(store: Registry, folder: Path) -> None:
+    """Also before there is a version; a note that is written again or removed leaves the others."""
+    assert store.notes() == {}
+    assert store.note("rejected.r1") is None
+    store.write_note("rejected.r1", {"compared_with": "", "reasons": ["worse, by 3 %"]})
+    store.write_note("run.1", {"run_digest": "r1"})
+    version, _ = store.register(entry(folder))
+    store.write_note("run.1", {"run_digest": "r2"})
+    assert store.note("run.1") == {"run_digest": "r2"}
+    store.write_note("run.1", None)
+    store.write_note("run.2", None)
+    assert open_registry(store.address, store.name).notes().keys() == {"rejected.r1"}
+    assert store.note("rejected.r1") == {"compared_with": "", "reasons": ["worse, by 3 %"]}
+    assert store.champion() == version
+    assert [one.number for one in store.versions()] == [version.number]
+
+
+def test_kubeflow_hides_the_notes_from_the_list_of_models(
+    kubeflow: KubeflowServer, folder: Path, tmp_path: Path
+) -> None:
+    with serving(kubeflow.handler()) as place:
+        store = open_registry(f"kubeflow://{place}?artifacts={tmp_path}/kept", "m")
+        store.register(entry(folder))
+        store.write_note("run.1", {})
+    assert {one["name"]: one["state"] for one in kubeflow.models.values()} == {"m": "LIVE", "m.notes": "ARCHIVED"}
+
+
+def test_what_a_server_keeps_is_fetched_once(
+    mlflow_server: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the digest of its content: a step that trains on from a version need not fetch what another step did."""
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    store = open_registry(f"http://{mlflow_server}", "fetched once")
+    version, _ = store.register(entry(folder))
+    place = store.download(version)
+    assert place.parent == tmp_path / "cache" / "registry"
+    before = (place / "model.safetensors").stat().st_ino
+    assert store.download(version) == place
+    assert (place / "model.safetensors").stat().st_ino == before
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+
 def register_elsewhere(address: str, name: str, folder: Path, numbers: Any) -> None:
     version, _ = open_registry(address, name).register(entry(folder))
     numbers.put(version.number)

@@ -167,7 +167,7 @@ def test_only_what_touches_the_model_mounts_the_claim(profile: Path) -> None:
     _, platform = documents(str(profile))
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounting = {name for name, given in executors.items() if given.get("pvcMount")}
-    assert mounting == {"exec-train", "exec-evaluate", "exec-register"}
+    assert mounting == {"exec-drift", "exec-train", "exec-evaluate", "exec-register"}
 
 
 def test_with_an_object_store_nothing_mounts_a_claim(tmp_path: Path) -> None:
