@@ -128,7 +128,7 @@ def content_keys(instruction: bytes, context: bytes, response: bytes, history: b
 
     Plain text has no prompt: its second id is zero.
     """
-    asked = b"".join((_size(instruction), instruction, _size(context), context))
+    asked = b"".join((len(instruction).to_bytes(8, "big"), instruction, len(context).to_bytes(8, "big"), context))
     state = hashlib.sha256(_framed(history) + asked if history else asked)
     prompt = state.digest()[:16] if instruction or context or history else bytes(16)
     state.update(_framed(response))
@@ -165,11 +165,7 @@ def _types(schema: pa.Schema) -> list[tuple[str, Any]]:
 
 
 def _framed(part: bytes) -> bytes:
-    return _size(part) + part
-
-
-def _size(part: bytes) -> bytes:
-    return len(part).to_bytes(8, "big")
+    return len(part).to_bytes(8, "big") + part
 
 
 def canonical_json(value: Any) -> str:

@@ -65,10 +65,11 @@ def references(text: str) -> str:
     """Without the reference marks that an encyclopaedia puts behind words. Programs are left as they are."""
     if "[" not in text:
         return text
-    parts = text.split(BOUNDARY)
-    return BOUNDARY.join(
-        part if "[" not in part or any(mark in part for mark in PROGRAM) else REFERENCE.sub("", part) for part in parts
-    )
+    return BOUNDARY.join([_dereferenced(part) if "[" in part else part for part in text.split(BOUNDARY)])
+
+
+def _dereferenced(text: str) -> str:
+    return text if any(mark in text for mark in PROGRAM) else REFERENCE.sub("", text)
 
 
 def nfc(text: str) -> str:
