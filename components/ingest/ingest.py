@@ -65,7 +65,7 @@ def ingest(
         decontaminate_digest: What resolve found of these; checked like dataset_digest.
         ingest_cache: Folder or URI where prepared rows are kept by their content, so that only new ones are prepared;
             empty: nowhere.
-        workers: The number of processes; 0: one a core, when there is work for more than one.
+        workers: The number of processes; 0: one a core, at most 16, when there is work for more than one.
         shard: Which part of the dataset this is, from 0, when merge puts several together.
         shards: The number of parts.
         records: Where to write the records (Parquet); of a shard its prepared rows (Arrow), for merge.

@@ -23,6 +23,7 @@ from components.ingest.rows import Block
 from components.ingest.shapes import Shape
 
 ALONE = 2.0  # seconds of processor time, before other processes are started, which takes about one
+MOST = 16  # processes that are started unasked: more than one reader can give work to
 AHEAD = 2  # blocks that stand in line for each process
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 COUNTS = "counts"
@@ -88,7 +89,7 @@ def prepared(tasks: Iterator[Task], prepare: Preparer, workers: int = 0) -> Iter
     Raises:
         PipelineError: a process was killed.
     """
-    wanted = workers or cores()
+    wanted = workers or min(MOST, cores())
     spent = 0.0
     while (wanted == 1 or (not workers and spent < ALONE)) and (task := next(tasks, None)):
         started = time.process_time()
