@@ -15,7 +15,7 @@ import yaml
 pytestmark = pytest.mark.containers
 
 # What holds seconds; everything else, the model too, is the same to the byte.
-TIMED = {"curves", "train_metrics", "report"}
+TIMED = {"curves", "tensorboard", "train_metrics", "report"}
 
 
 def run(output: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
