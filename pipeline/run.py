@@ -231,7 +231,7 @@ def run(settings: Settings, output: Path, runner: str = "subprocess") -> dict[st
     skipped = outputs.value("resolve", "Output") == "skip"
     if skipped == ("ingest" in log.steps):  # kfp.local takes a condition that it cannot evaluate for false
         raise PipelineError("resolve's decision was not followed; this is a defect of this program or of kfp")
-    joined = {"tokenize": "join"} if settings.shards > 1 else {}
+    joined = {"ingest": "merge", "tokenize": "join"} if settings.shards > 1 else {}
     artifacts = {
         name: collect(outputs.path(joined.get(step, step), key), output / file)
         for name, (step, key, file) in FILES.items()

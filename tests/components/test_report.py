@@ -204,6 +204,49 @@ def test_drawings_name_what_they_show(tmp_path: Path) -> None:
         assert shown in text
 
 
+def drifted(**changes: Any) -> dict[str, Any]:
+    """What drift found in records of a category that the champion never saw."""
+    broken = {
+        "rule": "the categories are as they were",
+        "metric": "category_psi",
+        "passed": False,
+        "value": 2.5,
+        "limit": 0.25,
+        "reason": "the categories are as they were: no: category_psi 2.5, must be at most 0.25",
+    }
+    return {
+        "note": "",
+        "champion": "2",
+        "records": 110,
+        "old_records": 90,
+        "new_records": 20,
+        "gone_records": 0,
+        "measures": {"category_psi": 2.5, "bits_per_byte_ratio": None},
+        "shifts": {"category": {"bins": ["open_qa", MARKUP, "(other)"], "old": [50, 40, 0], "new": [0, 0, 20]}},
+        "perplexity": {"records": 20, "perplexity": 31.5, "bits_per_byte": 1.75, "registered_bits_per_byte": 0.9},
+        "drifted": True,
+        "rules": [broken],
+        **changes,
+    }
+
+
+def test_new_data_has_a_section_with_its_rules_measures_and_bars(tmp_path: Path) -> None:
+    page = Page(write_page(tmp_path, {**inputs(), "drifted": drifted()}))
+    text = " ".join(page.text.split())
+    assert "20 records are new since version 2, which was made from 90; 0 of those are gone. The new data has" in text
+    assert "the categories are as they were no 2.5000 0.2500" in text
+    assert "perplexity 31.500, 1.7500 bits per byte; on its own test records 0.9000" in text
+    assert page.drawings["Share of old and new records by category"] == 1
+    assert page.tags["script"] == page.tags["img"] == 0
+
+
+def test_new_data_that_was_not_compared_says_why(tmp_path: Path) -> None:
+    nothing = {"note": "there is no champion to compare with", "measures": {}, "shifts": {}, "drifted": False}
+    text = " ".join(Page(write_page(tmp_path, {**inputs(), "drifted": nothing})).text.split())
+    assert "New data Not compared: there is no champion to compare with." in text
+    assert "New data" not in Page(write_page(tmp_path, inputs())).text
+
+
 def test_what_did_not_fit_is_counted_by_category(tmp_path: Path) -> None:
     text = Page(write_page(tmp_path, inputs())).text
     assert "they are dropped (open_qa 3)" in text
