@@ -118,7 +118,11 @@ def full_rows(folder: Path, base: Path, count: int, max_length: int) -> None:
     import pyarrow.parquet as pq
     from transformers import AutoTokenizer
 
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"  # a model is saved with one
+    )
+    tokenizer.save_pretrained(folder / "tokenizer")
     ids = np.random.default_rng(SEED).integers(0, 50000, (count, max_length), dtype=np.int32)
     table = pa.table(
         {
