@@ -43,7 +43,7 @@ def gate(
     for name, share in shares.items():
         if not 0 <= share < 1:
             raise ParameterError(f"{name}={share:g} must be a share from 0 to below 1")
-    figures = read_json(evaluation)
+    figures = {"tasks": {}, **read_json(evaluation)}  # figures from before there were tasks can still be judged
     path = fetch(Pinned(uri=rules, digest=rules_digest), "rules") if rules else SHIPPED
     judged = [
         found
