@@ -53,20 +53,8 @@ class Bucket:
             self.store.put_file(config.test, "input/test.parquet")
             self.store.at("input/tokenizer").put(config.tokenizer)
             self.store.write(f"input/{MARKER}", b"{}")
-        inputs, output = self.path / "input", self.path / "output"
-        return replace(
-            config,
-            train=inputs / "train.parquet",
-            test=inputs / "test.parquet",
-            tokenizer=inputs / "tokenizer",
-            base_model=self._base_model(config),
-            model=output / "model",
-            curves=output / "curves.json",
-            metrics=output / "metrics.json",
-            tensorboard=output / "tensorboard",
-            checkpoints=self.path / "checkpoints",
-            checkpoint_store=config.checkpoint_store or f"{self.uri}/checkpoints",
-        )
+        kept = config.checkpoint_store or f"{self.uri}/checkpoints"
+        return on_disk(replace(config, base_model=self._base_model(config), checkpoint_store=kept), self.path)
 
     def tell(self, configuration: str) -> None:
         """Writes what the job's command reads."""
@@ -119,3 +107,19 @@ class Bucket:
             copy.put(base, names)
             copy.write(MARKER, json.dumps(names).encode())
         return copy.uri
+
+
+def on_disk(config: TrainConfig, folder: Path) -> TrainConfig:
+    """A training whose input, output and checkpoints under way lie on a node's own disk."""
+    inputs, output = folder / "input", folder / "output"
+    return replace(
+        config,
+        train=inputs / "train.parquet",
+        test=inputs / "test.parquet",
+        tokenizer=inputs / "tokenizer",
+        model=output / "model",
+        curves=output / "curves.json",
+        metrics=output / "metrics.json",
+        tensorboard=output / "tensorboard",
+        checkpoints=folder / "checkpoints",
+    )

@@ -10,6 +10,7 @@ from components.cli import main
 from components.errors import ModelError, StorageError
 from components.sources import Pinned, fetch
 from components.store import MARKER, Store
+from components.train.bucket import on_disk
 from components.train.config import TrainConfig
 from components.train.train import train
 
@@ -32,7 +33,7 @@ def node(store: str, folder: Path) -> None:
     values = json.loads(told)
     place.at("input").get(folder / "input")
     values["base_model"] = str(base_model(values["base_model"], values["base_model_digest"], store, folder))
-    config = TrainConfig.from_plain(values)
+    config = on_disk(TrainConfig.from_plain(values), folder)
     config.metrics.parent.mkdir(parents=True, exist_ok=True)
     train(config, publish=lambda: publish(place, config))
 
