@@ -88,7 +88,7 @@ def first_unfinished(artifacts: Path, steps: dict[str, dict[str, Any]]) -> str |
 
 
 def forget_empty(cache: Path) -> None:
-    """Removes what the cache holds of such steps: each of ours has outputs."""
+    """Removes what the cache holds of such steps: each of ours has outputs, but admit, which is soon done again."""
     for entry in cache.glob("*.json"):
         if read_json(entry) == {}:
             entry.unlink()

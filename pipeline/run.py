@@ -225,7 +225,8 @@ def run(settings: Settings, output: Path, runner: str = "subprocess") -> dict[st
             error = raised
         unfinished = first_unfinished(root, log.steps) if docker else None
         if error or unfinished:
-            forget_empty(cache)
+            if docker:
+                forget_empty(cache)
             raise log.failure(unfinished) from error
     outputs = LocalOutputs(root, cache, log.cache_keys)
     skipped = outputs.value("resolve", "Output") == "skip"

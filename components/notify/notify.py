@@ -8,7 +8,7 @@ from components.registry import Version, open_registry
 from components.run_notes import Begun, Outcome, end, outcome
 
 WEBHOOK = "PRIVATE_LLM_WEBHOOK_URL"  # from a secret alone: whoever knows such an address may post to it
-SUCCEEDED = "SUCCEEDED"
+SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
 MAX_TEXT = 3000  # characters; Slack cuts a longer message into several
 FIGURES = ("tuned", "base", "champion")
 
@@ -64,7 +64,9 @@ def _told(state: str, begun: Begun | None, found: Outcome) -> str:
         return _with_reasons("stopped before training, because the new data has drifted", found.reasons)
     if found.outcome == "rejected" and begun and not begun.unchanged:
         return _with_reasons("rejected by the gate, and so failed", found.reasons)
-    return f"{state.lower() or 'ended'}: the log of the step that failed says why"
+    if state == FAILED:
+        return "failed: the log of the step that failed says why"
+    return f"ended before its end: {state.lower() or 'state unknown'}"
 
 
 def _with_reasons(what: str, reasons: list[str]) -> str:

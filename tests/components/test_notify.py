@@ -152,6 +152,12 @@ def test_a_failed_run_is_told_also_when_it_failed_before_it_was_known(receiver: 
     assert receiver.messages == [{"text": "faq: failed: the log of the step that failed says why (run run-1)"}]
 
 
+def test_a_run_that_was_ended_by_hand_is_no_failure(receiver: Receiver, store: Registry) -> None:
+    begin(store, "run-1", begun())
+    told(store, "CANCELLED")
+    assert receiver.messages == [{"text": "faq: ended before its end: cancelled (run run-1)"}]
+
+
 def test_a_run_that_failed_after_an_earlier_one_was_rejected_is_no_rejection(
     receiver: Receiver, store: Registry
 ) -> None:
