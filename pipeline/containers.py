@@ -12,7 +12,8 @@ from components.sources import cache_folder, local_path, where
 from components.tasks import is_folder, parse_tasks
 from pipeline.settings import Settings
 
-# Credentials and addresses that steps may read from the environment; never written anywhere.
+# Credentials and addresses that steps may read from the environment, never written anywhere; and the number of threads,
+# which decides in what order sums are made.
 PASSED_ON = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -25,6 +26,7 @@ PASSED_ON = (
     "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_TRACKING_USERNAME",
     "MODEL_REGISTRY_TOKEN",
+    "OMP_NUM_THREADS",
     "PRIVATE_LLM_WEBHOOK_URL",
 )
 
