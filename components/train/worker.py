@@ -48,6 +48,7 @@ def work(config: TrainConfig) -> None:
         if isinstance(error, dist.DistBackendError) or "peer" in str(error).lower():
             time.sleep(DEAD_PEER_SECONDS)  # another rank died: torchrun shall see that one first, and end this one
         raise
+    dist.destroy_process_group()  # ends gloo's threads, which would else abort some processes on their way out
 
 
 class Worker:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import save_file
 
@@ -36,6 +37,7 @@ def main(config: TrainConfig, folder: Path, divisions: dict[str, dict[str, Any]]
             engine.destroy()
             if worker.rank == 0:
                 save_file(found, folder / f"{name}.safetensors")
+    dist.destroy_process_group()
 
 
 def first_step(loop: Loop, engine: Any) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import deepspeed
+import torch.distributed as dist
 from transformers.integrations import HfDeepSpeedConfig
 
 from components.train.config import TrainConfig
@@ -27,3 +28,4 @@ kept = HfDeepSpeedConfig(deepspeed_config(config, 2))
 weights = list(prepare(config, 0).parameters())
 whole, part = sum(w.numel() for w in weights), sum(w.ds_tensor.numel() for w in weights)
 sys.stdout.write(f"held {whole} {part} {sum(w.ds_numel for w in weights)}\n")  # at once: two ranks write
+dist.destroy_process_group()
