@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from components.errors import DataError, ParameterError
 from components.models import load_config, max_positions
 from components.rendering import load_tokenizer
-from components.train.batches import Rows
 from components.train.config import NO_NEW_TOKENS, TrainConfig
+from components.train.rows import Rows
 
 
 def check_inputs(config: TrainConfig, base_model: Path) -> None:

@@ -16,12 +16,13 @@ import torch.distributed as dist
 from components import progress
 from components.errors import ResumableError, TrainingError
 from components.packing import IGNORED, summed_nll
-from components.train.batches import GlobalBatches, Rows, flattened
+from components.train.batches import GlobalBatches, flattened
 from components.train.board import Board
 from components.train.checkpoints import Checkpoints
 from components.train.config import TrainConfig
 from components.train.engine import schedule
 from components.train.interruption import Interruption
+from components.train.rows import Rows
 
 SHOWN_IDS = 8
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from components.head import CHUNK_LOGITS, SLICE_LOGITS
-from components.train.batches import GlobalBatches, Rows
+from components.train.batches import GlobalBatches
 from components.train.config import TrainConfig
 from components.train.deepspeed import BUCKET
+from components.train.rows import Rows
 
 GIB = 2**30
 RUNTIME = {"cuda": 0.8 * GIB, "cpu": 0.5 * GIB}  # the process itself: libraries, context

@@ -21,7 +21,7 @@ from components.packing import try_loss
 from components.records import write_json
 from components.rendering import load_tokenizer
 from components.store import Store
-from components.train.batches import Rows, flattened
+from components.train.batches import flattened
 from components.train.board import Board
 from components.train.checkpoints import STATE, Checkpoints, universal
 from components.train.config import TrainConfig
@@ -30,6 +30,7 @@ from components.train.engine import load, make_engine, parameter_count, prepare,
 from components.train.interruption import Interruption
 from components.train.launcher import STOPPED_FILE, die_with_parent
 from components.train.loop import Loop, State, memory_gib
+from components.train.rows import Rows
 from components.train.stored import StoredCheckpoints
 
 PATIENCE = timedelta(hours=2)  # for rank 0 to check, convert or gather what is large

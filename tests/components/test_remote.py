@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +23,7 @@ from components.train.trainjob import JobSettings, settings_as_values
 from tests.cluster.nodes import OWN_POD, Nodes
 from tests.cluster.play import OWNER, PACE, configuration, playing
 from tests.cluster.server import NAMESPACE, Server, Thing
-from tests.conftest import make_record, write_tokens
+from tests.conftest import ROOT, make_record, write_tokens
 
 METRICS = {"steps": 4, "train_loss": 2.5, "device": "cuda"}
 TASK = {
@@ -212,3 +214,10 @@ def test_what_nobody_uses_is_removed_after_a_time(tmp_path: Path, capsys: pytest
     assert sorted(entry.name for entry in (tmp_path / "runs").iterdir()) == ["current", "new"]
     assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == ["new", "used"]
     assert f"removed {tmp_path / 'runs' / 'old'}, which is older than 30 days" in capsys.readouterr().out
+
+
+def test_the_launcher_and_its_checks_need_no_torch() -> None:
+    """A TrainJob is launched from the data image, which holds none."""
+    blocked = "import sys; sys.modules['torch'] = None; import components.train.launch, components.train.remote"
+    finished = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert finished.returncode == 0, finished.stderr
