@@ -174,6 +174,7 @@ class Proxy:
                 if proxy.wants not in ("", self.headers.get("Authorization")):
                     self.send_response(401)
                     self.send_header("Content-Length", "0")
+                    self.send_header("Connection", "close")
                     self.end_headers()
                     return
                 connection = http.client.HTTPConnection(proxy.upstream, timeout=30)
