@@ -51,6 +51,7 @@ class Preparation:
         self._clean = Cleaner(rules.cleaning)
         self._privacy = Privacy(rules.pii, rules.pii_names)
         self._sets = load_sets(rules.decontaminate, rules.decontaminate_digest, Cleaner(rules.cleaning))
+        self._searched = bool(self._sets.names) or rules.pii != "off"  # every record, not only what cleaning changed
 
     def __call__(self, block: Block, shape: Shape) -> tuple[pa.RecordBatch, dict[str, Any]]:
         """A block's prepared rows, and what was counted on the way."""
@@ -59,9 +60,10 @@ class Preparation:
         self._privacy.records = 0
         rows = _Outcomes.of(block, shape)
         records = [row for row, reason in enumerate(rows.reasons) if reason is None]
-        cleaned = self._clean.all([rows.texts[row] for row in records])
-        for row, text in zip(records, cleaned, strict=True):
-            rows.decide(row, self._prepared(text))
+        read = [rows.texts[row] for row in records]
+        for row, before, text in zip(records, read, self._clean.all(read), strict=True):
+            if text is not before or self._searched:
+                rows.decide(row, self._prepared(text))
         counts = {
             "cleaned": dict(self._clean.changed),
             "contaminated": dict(self._sets.found),

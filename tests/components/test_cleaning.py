@@ -71,6 +71,15 @@ def test_the_texts_of_a_record_are_cleaned_each_on_its_own_and_once_is_enough(te
     assert unicodedata.is_normalized("NFC", cleaned)
 
 
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_whatever_a_switch_changes_is_found_among_many(switch: str) -> None:
+    """Each character of the basic plane, between letters and where a line ends."""
+    characters = [chr(code) for code in range(1, 0x10000) if not 0xD800 <= code < 0xE000]
+    texts = [form.format(character) for form in ("a{}b", "a {}\nb") for character in characters]
+    changed = [BOUNDARY.join(part.strip() for part in SWITCHES[switch](text).split(BOUNDARY)) for text in texts]
+    assert Cleaner(switch).all(texts) == changed
+
+
 @settings(max_examples=150)
 @given(records=st.lists(st.lists(TEXTS.map(str.strip), min_size=1, max_size=4).map(BOUNDARY.join), max_size=6))
 def test_many_records_are_cleaned_as_each_would_be_alone(records: list[str]) -> None:
