@@ -127,7 +127,7 @@ class Cleaner:
         cleaned = list(records)
         array = pa.array(records, pa.large_string())
         odd, marked = (np.asarray(pc.match_substring_regex(array, pattern)) for pattern in (ODD, MARKED))
-        for row in np.flatnonzero(odd | marked):
+        for row in np.flatnonzero(odd | marked).tolist():
             text = self._cleaned(records[row], self._switches if odd[row] else self._marks)
             if text != records[row]:
                 cleaned[row] = BOUNDARY.join([part.strip() for part in text.split(BOUNDARY)])

@@ -5,6 +5,7 @@ Nothing here depends on other blocks. Ids, keys, duplicates and everything after
 leaves.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ from components.records import Reject, Removal, canonical_json, content_keys, no
 
 REJECTED = frozenset(Reject)
 OWN = 4  # of a draft's texts: instruction, context, response and category; what was said before stands before them
-NO_TEXTS = [""] * OWN
-NOTHING = Draft(BOUNDARY.join(NO_TEXTS))
+NO_TEXTS = ("",) * OWN
+NOTHING = Draft.of(NO_TEXTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ class _Outcomes:
         self.raws: list[Any] = []
         self.reasons: list[str | None] = []
         self.texts: list[str] = []  # a record's, with BOUNDARY between them
+        self.parts: list[Sequence[str]] = []  # the same apart
         self.roles: list[tuple[str, ...]] = []  # of those who said what was said before
 
     @classmethod
@@ -109,6 +111,7 @@ class _Outcomes:
         self.raws.append(raw)
         self.reasons.append(reason)
         self.texts.append(draft.text)
+        self.parts.append(draft.texts)
         self.roles.append(draft.roles)
 
     def decide(self, row: int, outcome: str | Removal) -> None:
@@ -117,15 +120,12 @@ class _Outcomes:
             self.reasons[row] = outcome
         elif outcome != self.texts[row] and _emptied(self.texts[row], outcome):
             self.reasons[row] = Reject.EMPTY_FIELD
-        else:
-            self.texts[row] = outcome
+        elif outcome is not self.texts[row]:
+            self.texts[row], self.parts[row] = outcome, outcome.split(BOUNDARY)
 
     def to_arrow(self, sketched: bool) -> pa.RecordBatch:
         """The rows as a record batch."""
-        said = [
-            text.split(BOUNDARY) if reason is None else NO_TEXTS
-            for text, reason in zip(self.texts, self.reasons, strict=True)
-        ]
+        said = [parts if reason is None else NO_TEXTS for parts, reason in zip(self.parts, self.reasons, strict=True)]
         texts = [[parts[place] for parts in said] for place in range(-OWN, 0)]
         texts.append([_history(roles, parts) if roles else "" for roles, parts in zip(self.roles, said, strict=True)])
         normal = [normalised(texts[place]) for place in (0, 1, 2, 4)]
@@ -157,6 +157,6 @@ def _emptied(before: str, after: str) -> bool:
     return any(one and not other for one, other in (pairs[0], *pairs[2:]))
 
 
-def _history(roles: tuple[str, ...], texts: list[str]) -> str:
+def _history(roles: tuple[str, ...], texts: Sequence[str]) -> str:
     """What was said before, as JSON messages."""
     return canonical_json([{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)])

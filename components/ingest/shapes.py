@@ -1,6 +1,6 @@
 """Shapes of rows: instruction records, conversations and plain text, under whatever names their columns have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -29,13 +29,20 @@ MAX_TURNS = 16 << 20
 
 
 class Draft(NamedTuple):
-    """A valid record before it is cleaned: its texts with BOUNDARY between them, which no text holds.
+    """A valid record before it is cleaned.
 
-    They are what was said before, in the order in which it was said, then instruction, context, response and category.
+    Its texts are what was said before, in the order in which it was said, then instruction, context, response and
+    category.
     """
 
-    text: str
+    texts: Sequence[str]
+    text: str  # the texts with BOUNDARY between them, which none holds
     roles: tuple[str, ...] = ()  # of those who said what was said before
+
+    @classmethod
+    def of(cls, texts: Sequence[str], roles: tuple[str, ...] = ()) -> "Draft":
+        """The draft of texts, joined."""
+        return cls(texts, BOUNDARY.join(texts), roles)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +96,7 @@ class Shape:
         except TypeError:
             return None
         text = BOUNDARY.join(texts)
-        return Draft(text) if all(texts[::2]) and texts[3] and is_text(text, len(texts) - 1) else None
+        return Draft(texts, text) if all(texts[::2]) and texts[3] and is_text(text, len(texts) - 1) else None
 
     @cached_property
     def _fields(self) -> tuple[str, ...]:
@@ -161,7 +168,7 @@ def is_text(value: str, boundaries: int = 0) -> bool:
 
 
 def _draft(response: str, instruction: str = "", context: str = "", category: str = "") -> Draft:
-    return Draft(BOUNDARY.join((instruction, context, response, category or UNKNOWN)))
+    return Draft.of((instruction, context, response, category or UNKNOWN))
 
 
 def _turns(messages: Any, category: str) -> list[Draft] | Reject:
@@ -192,9 +199,7 @@ def _answers(said: list[dict[str, str]], category: str) -> list[Draft] | Reject:
     turns = range(opening, len(said), 2)
     if len(turns) * sum(map(len, texts)) > 2 * MAX_TURNS:  # on average a turn has half of it before it
         return Reject.OVER_LONG
-    return [
-        Draft(BOUNDARY.join((*texts[: turn + 1], "", texts[turn + 1], category)), tuple(roles[:turn])) for turn in turns
-    ]
+    return [Draft.of((*texts[: turn + 1], "", texts[turn + 1], category), tuple(roles[:turn])) for turn in turns]
 
 
 def _message(message: Any) -> dict[str, str] | Reject:

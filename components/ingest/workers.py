@@ -22,7 +22,7 @@ from components.ingest.preparation import Preparation, Rules
 from components.ingest.rows import Block
 from components.ingest.shapes import Shape
 
-ALONE = 2.0  # seconds of processor time, before other processes are started, which takes about one
+ALONE = 0.5  # seconds of processor time, before other processes are started, which takes as long
 MOST = 16  # processes that are started unasked: more than one reader can give work to
 AHEAD = 2  # blocks that stand in line for each process
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
