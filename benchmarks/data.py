@@ -3,6 +3,7 @@
 tokenize_raw      records file to token rows, against raw `tokenizers` encode_batch of the same rendered strings
 tokenize_dolly    the same, against Dolly's preprocessing: datasets.map to text, map to tokens, filter, shuffle
 ingest            jsonl to records, against json.loads, the same checks and ids, and datasets.Dataset.to_parquet
+ingest_many       the same for 50 dollys, so that starting processes on all cores hardly counts
 ingest_redacting  the same with personal data redacted, against the same plain loop, which does not
 near_duplicates   is each record a near-duplicate of an earlier half, against rensa's LSH asked text by text
 
@@ -29,10 +30,12 @@ from typing import Any, NamedTuple
 from benchmarks.vary import DOLLY
 
 LENGTH, SEED, FEW = 2048, 42, 200
+COPIES = 50  # of dolly-15k in "many"
 BASELINES = {
     "tokenize_raw": ("tokenize", "raw_encode_batch", "records/s"),
     "tokenize_dolly": ("tokenize", "dolly_preprocessing", "records/s"),
     "ingest": ("ingest", "plain_ingest", "records/s"),
+    "ingest_many": ("ingest_many", "plain_ingest_many", "records/s"),
     "ingest_redacting": ("ingest_redacting", "plain_ingest", "records/s"),
     "near_duplicates": ("near", "rensa_near", "records/s"),
 }
@@ -56,6 +59,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for size, lines in (("few", FEW), ("all", None)):
             prepare(Path(scratch) / size, lines)
+        prepare_many(Path(scratch) / "many")
         for _ in range(arguments.rounds):
             for side, measured in rates.items():
                 measured.append(worker(side, Path(scratch)))
@@ -95,6 +99,17 @@ def prepare(folder: Path, lines: int | None) -> None:
     assert_the_same_ids(Renderer(tokenizer), list(read_table(folder / "records")), rendered)
 
 
+def prepare_many(folder: Path) -> None:
+    """Dolly many times over; a number behind the instruction tells one copy's records from another's."""
+    folder.mkdir()
+    records = [json.loads(line) for line in DOLLY.read_text(encoding="utf-8").splitlines()]
+    with (folder / "data.jsonl").open("w", encoding="utf-8") as file:
+        for copy in range(COPIES):
+            for record in records:
+                numbered = {**record, "instruction": f"{record['instruction']} {copy}"}
+                file.write(json.dumps(numbered, ensure_ascii=False) + "\n")
+
+
 def assert_the_same_ids(renderer: Any, records: list[dict[str, Any]], rendered: list[str]) -> None:
     """What we encode in parts is what the whole strings encode to; where prompt and answer meet is a control token."""
     backend = renderer.tokenizer.backend_tokenizer
@@ -115,9 +130,10 @@ def worker(side: str, folder: Path) -> "Rate":
 def measure(side: Callable[[Path], None], folder: Path) -> "Rate":
     """Records a second on all records, after a few."""
     side(folder / "few")
-    rows = len((folder / "all" / "data.jsonl").read_bytes().splitlines())
+    data = folder / ("many" if side in MANY else "all")
+    rows = (data / "data.jsonl").read_bytes().count(b"\n")
     started, used = time.perf_counter(), cpu_seconds()
-    side(folder / "all")
+    side(data)
     return Rate(rows / (time.perf_counter() - started), rows / (cpu_seconds() - used))
 
 
@@ -189,6 +205,11 @@ def ingest(folder: Path) -> None:
     _ingest(folder, pii="off", near_duplicates=0)
 
 
+def ingest_many(folder: Path) -> None:
+    """The same."""
+    ingest(folder)
+
+
 def ingest_redacting(folder: Path) -> None:
     """Our step as it is by default."""
     _ingest(folder)
@@ -223,6 +244,11 @@ def plain_ingest(folder: Path) -> None:
             ids.add(identity)
             prompts.add(prompt)
     Dataset.from_list(rows).to_parquet(folder / "plain_records")
+
+
+def plain_ingest_many(folder: Path) -> None:
+    """The same."""
+    plain_ingest(folder)
 
 
 def near(folder: Path) -> None:
@@ -270,12 +296,16 @@ SIDES: dict[str, Callable[[Path], None]] = {
         raw_encode_batch,
         dolly_preprocessing,
         ingest,
+        ingest_many,
         ingest_redacting,
         plain_ingest,
+        plain_ingest_many,
         near,
         rensa_near,
     )
 }
+
+MANY = (ingest_many, plain_ingest_many)
 
 
 def report(rates: dict[str, list[Rate]]) -> None:
