@@ -24,7 +24,15 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from components import head
 from components.errors import ModelError
 from components.models import load_model
-from components.packing import HOLDS_LOSS, attention_for, flatten, register_attention, summed_nll, target_nll
+from components.packing import (
+    HOLDS_LOSS,
+    attend_rows,
+    attention_for,
+    flatten,
+    register_attention,
+    summed_nll,
+    target_nll,
+)
 
 SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SHAPE, "intermediate_size": 64}
@@ -84,6 +92,22 @@ def test_packed_gradients_equal_the_sum_over_rows_alone(name: str, rows: list[di
     target_nll(packed, flatten(rows)).sum().backward()
     for one, other in zip(alone.parameters(), packed.parameters(), strict=True):
         torch.testing.assert_close(other.grad, one.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_in_bf16_is_that_of_float64_within_a_rounding() -> None:
+    """Rows of one token, short ones and a longer one, which do not take the same kernel; two heads share a key."""
+    lengths = [1, 40, 128, 129]
+    torch.manual_seed(0)
+    states = [torch.randn(1, heads, sum(lengths), 16).bfloat16() for heads in (4, 2, 2)]
+    outcomes: list[list[Any]] = []
+    for number_format in (torch.bfloat16, torch.float64):
+        query, key, value = (state.detach().to(number_format).requires_grad_() for state in states)
+        attended, _ = attend_rows(torch.nn.Module(), query, key, value, None, row_lengths=lengths)
+        assert attended.dtype == number_format
+        attended.square().sum().backward()
+        outcomes.append([attended.detach(), query.grad, key.grad, value.grad])
+    for rounded, exact in zip(*outcomes, strict=True):
+        torch.testing.assert_close(rounded.double(), exact, rtol=2**-6, atol=2**-6 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("chunk", [1, 128 * 7, 1 << 23])
