@@ -1,6 +1,6 @@
 """python -m benchmarks.evaluate: our evaluation against the field's, on one machine and one model, in turn.
 
-Three pairs, in float32 on the same SmolLM2-135M-Instruct and the same tokens:
+Three pairs, in one number format on the same SmolLM2-135M-Instruct and the same tokens:
 a text in windows that do not overlap, against lm-evaluation-harness; the same text with a stride, against the loop of
 the transformers guide, one window at a time; instruction records, against padded batches of 8.
 """
@@ -25,6 +25,7 @@ WINDOW, STRIDE, BATCH, SEED = 2048, 1024, 8, 42
 PAIRS = {"text": ("ours", "harness"), "strided": ("ours_strided", "guide"), "records": ("ours_records", "padded")}
 # Returns the tokens that it scored or read, and the figures that it found.
 Work = Callable[[], tuple[int, dict[str, Any]]]
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 FIGURES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each side (default: %(default)s)")
     parser.add_argument("--characters", type=int, default=24000, help="length of the text (default: %(default)s)")
     parser.add_argument("--records", type=int, default=48, help="instruction records (default: %(default)s)")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="number format (default: %(default)s)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -47,7 +49,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         prepare(folder, arguments.characters, arguments.records)
-        results = [entry for pair in arguments.pairs for entry in compare(pair, folder, arguments.rounds)]
+        (folder / "precision").write_text(arguments.precision, encoding="utf-8")
+        results = [entry for pair in arguments.pairs for entry in compare(pair, folder, arguments)]
     print(json.dumps({"results": results}))
     return 0
 
@@ -79,7 +82,7 @@ def prepare(folder: Path, characters: int, records: int) -> None:
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
-def compare(pair: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+def compare(pair: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Both sides of a pair in turn, each in a process of its own that has loaded its model.
 
     The first round warms up, and tells the memory; the others tell the time.
@@ -87,11 +90,11 @@ def compare(pair: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in PAIRS[pair]}
     with contextlib.ExitStack() as stack:
         sides = {side: stack.enter_context(started(side, folder)) for side in runs}
-        for _ in range(1 + rounds):
+        for _ in range(1 + arguments.rounds):
             for side, results in runs.items():
                 results.append(ask(side, sides[side]))
                 print(side, json.dumps(results[-1]), flush=True)
-    return report(pair, runs)
+    return report(pair, runs, arguments.precision)
 
 
 @contextlib.contextmanager
@@ -165,7 +168,7 @@ def _ours_on_text(folder: Path, stride: int) -> Work:
     from components.evaluate.subjects import load
     from components.rendering import load_tokenizer
 
-    model = load(folder / "model", 0, "fp32")
+    model = load(folder / "model", 0, _precision(folder))
     corpus = encode(load_tokenizer(folder / "model"), folder / "text.txt", window=WINDOW, stride=stride)
 
     def work() -> tuple[int, dict[str, Any]]:
@@ -193,7 +196,8 @@ def run_harness(folder: Path) -> Work:
         "doc_to_target": "{{text}}",
         "metric_list": [{"metric": name} for name in FIGURES],
     }
-    model = HFLM(pretrained=str(folder / "model"), device="cpu", dtype="float32", batch_size=1, max_length=WINDOW)
+    dtype = DTYPES[_precision(folder)]
+    model = HFLM(pretrained=str(folder / "model"), device="cpu", dtype=dtype, batch_size=1, max_length=WINDOW)
     tokens = len(model.tok_encode((folder / "text.txt").read_text(encoding="utf-8")))
     manager = TaskManager(include_defaults=False)
 
@@ -237,7 +241,7 @@ def ours_records(folder: Path) -> Work:
     from components.perplexity import score
 
     rows = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
-    model = load(folder / "model", 0, "fp32")
+    model = load(folder / "model", 0, _precision(folder))
 
     def work() -> tuple[int, dict[str, Any]]:
         with contextlib.redirect_stdout(sys.stderr):
@@ -268,7 +272,7 @@ def padded(folder: Path) -> Work:
     return work
 
 
-def report(pair: str, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def report(pair: str, runs: dict[str, list[dict[str, Any]]], precision: str) -> list[dict[str, Any]]:
     """Medians, spreads and ratios (above 1: we are better), the agreement, and the distance to the floor."""
     results = []
     sides = PAIRS[pair]
@@ -294,7 +298,7 @@ def report(pair: str, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, A
         results.append({"name": f"{pair}_{name}", "ours": mine, "baseline": other, "ratio": mine / other, "unit": ""})
     first = runs[sides[0]]
     if "flops" in first[0]:
-        speed = matmul_speed()
+        speed = matmul_speed(precision)
         share = first[0]["flops"] / speed / statistics.median(run["cpu_seconds"] for run in first[1:])
         print(f"{pair} floor: {share:.0%} of a matrix product's {speed / 1e9:.0f} GFLOP a second of processor time")
         results.append(
@@ -303,11 +307,16 @@ def report(pair: str, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, A
     return results
 
 
+def _precision(folder: Path) -> str:
+    return (folder / "precision").read_text(encoding="utf-8")
+
+
 def _plain(folder: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
+    dtype = getattr(torch, DTYPES[_precision(folder)])
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype).eval()
     return model, AutoTokenizer.from_pretrained(folder / "model")
 
 
@@ -347,11 +356,11 @@ def _flops(folder: Path, read: list[int], targets: int) -> float:
     return float(2 * weights * sum(read) + 2 * output * targets + attention)
 
 
-def matmul_speed() -> float:
+def matmul_speed(precision: str) -> float:
     """FLOP a second of processor time of a 2048 x 2048 product, the best of 8."""
     import torch
 
-    square = torch.rand(2048, 2048)
+    square = torch.rand(2048, 2048).to(getattr(torch, DTYPES[precision]))
     speeds: list[float] = []
     for _ in range(8):
         used = time.process_time()
