@@ -36,6 +36,7 @@ images: [{{name: private-llm/train, newName: r.example/t, newTag: v2}}]
 """
 POSTGRES = "resources: [{base}]\ncomponents: [{postgres}]\n"
 OBJECT_STORE = "resources: [{gke}]\ncomponents: [{object_store}]\n"
+SHARED = "resources: [{gke}]\ncomponents: [{postgres}, {shared}]\n"
 WEBHOOK = "resources: [{base}]\ncomponents: [{webhook}]\n"
 
 
@@ -49,6 +50,7 @@ def user_overlay(folder: Path, text: str) -> tuple[Object, ...]:
     paths = {
         "base": os.path.relpath(MANIFESTS / "base", folder),
         "gke": os.path.relpath(MANIFESTS / "overlays" / "gke", folder),
+        "shared": os.path.relpath(MANIFESTS / "components" / "shared-namespace", folder),
         "webhook": os.path.relpath(MANIFESTS / "components" / "webhook", folder),
         "postgres": os.path.relpath(MANIFESTS / "components" / "postgres", folder),
         "object_store": os.path.relpath(MANIFESTS / "components" / "object-store", folder),
@@ -187,7 +189,47 @@ def test_an_object_store_takes_the_place_of_the_claim(tmp_path: Path) -> None:
     assert policy["metadata"]["namespace"] == "private-llm"
     pods = job_of_runtime(objects)["spec"]["template"]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
-    assert {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]} == {443, 8333, 9000}
+    assert {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]} == {80, 443, 988, 8333, 9000}
+
+
+def test_a_shared_namespace_closes_off_this_pipelines_pods_alone(tmp_path: Path) -> None:
+    """KFP's drivers and other pipelines' pods, its servers, and what stands for DNS."""
+    policies = of_kind(user_overlay(tmp_path, SHARED), "NetworkPolicy")
+    driver = {"pipelines.kubeflow.org/v2_component": "true", "pipeline/runid": "1"}
+    assert chosen(policies, driver) == chosen(policies, {"app": "ml-pipeline"}) == set()
+    step = chosen(policies, {**driver, "private-llm/step": "split"})
+    dns = {"dns", "gke-cloud-dns"}
+    assert step == {"default-deny", "pipeline-pods", "cloud-artifacts", "gke-metadata", *dns}
+    assert chosen(policies, {"private-llm/step": "training"}) == {"default-deny", "training-ranks", *dns}
+    mlflow = [policies[name] for name in chosen(policies, {"app.kubernetes.io/name": "mlflow"})]
+    ports = {port["port"] for policy in mlflow for rule in policy["spec"].get("egress", []) for port in rule["ports"]}
+    assert ports == {53, 5432}
+
+
+def chosen(policies: dict[str, Object], labels: dict[str, str]) -> set[str]:
+    """The policies that select a pod of these labels."""
+
+    def fits(selector: Object) -> bool:
+        found = [
+            {
+                "Exists": expression["key"] in labels,
+                "In": labels.get(expression["key"]) in expression.get("values", []),
+                "NotIn": labels.get(expression["key"]) not in expression.get("values", []),
+            }[expression["operator"]]
+            for expression in selector.get("matchExpressions", [])
+        ]
+        return all(found) and selector.get("matchLabels", {}).items() <= labels.items()
+
+    return {name for name, policy in policies.items() if fits(policy["spec"]["podSelector"])}
+
+
+def test_kfps_store_lets_in_the_runs_of_another_namespace() -> None:
+    policy = yaml.safe_load((MANIFESTS / "kubeflow-artifacts.yaml").read_text(encoding="utf-8"))
+    validate(json.dumps(policy), "1.36")
+    (namespace,) = of_kind(render("base"), "Namespace")
+    (rule,) = policy["spec"]["ingress"]
+    for source in rule["from"]:
+        assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
 
 
 def test_the_webhook_is_reached_by_the_step_that_reports_alone(tmp_path: Path) -> None:
@@ -226,9 +268,17 @@ def test_an_overlay_brings_its_storage_and_taints(overlay: str, classes: list[st
     assert [toleration["key"] for toleration in tolerations] == taints
 
 
+def with_images(overlay: str, folder: Path) -> str:
+    """An overlay's profile with the images of an installation; in the overlay, some are placeholders."""
+    path = folder / "profile.yaml"
+    extended = MANIFESTS / "overlays" / overlay / "profile.yaml"
+    path.write_text(f"extends: {extended}\ndata_image: r.example/d:1\ntrain_image: r.example/t:1\n", encoding="utf-8")
+    return str(path)
+
+
 @pytest.mark.parametrize("overlay", ["gke", "eks", "aks", "on-prem", "kueue", "kind"])
-def test_an_overlays_profile_compiles_and_places_the_steps_that_want_gpus(overlay: str) -> None:
-    profile = str(MANIFESTS / "overlays" / overlay / "profile.yaml")
+def test_an_overlays_profile_compiles_and_places_the_steps_that_want_gpus(overlay: str, tmp_path: Path) -> None:
+    profile = with_images(overlay, tmp_path)
     assert ":latest" not in compile_profile(profile)
     settings = load(profile)
     assert set(settings.resources) == set(STEPS)
@@ -240,9 +290,9 @@ def test_an_overlays_profile_compiles_and_places_the_steps_that_want_gpus(overla
 
 
 @pytest.mark.parametrize("overlay", ["gke", "eks", "aks", "on-prem", "kueue"])
-def test_the_runtime_tolerates_what_the_profile_does(overlay: str) -> None:
+def test_the_runtime_tolerates_what_the_profile_does(overlay: str, tmp_path: Path) -> None:
     """A TrainJob's tolerations replace the runtime's, so one list must not be shorter than the other."""
-    settings = load(str(MANIFESTS / "overlays" / overlay / "profile.yaml"))
+    settings = load(with_images(overlay, tmp_path))
     runtime = job_of_runtime(render(f"overlays/{overlay}"))["spec"]["template"]["spec"]["tolerations"]
     profile = [
         {name: value for name, value in asdict(taint).items() if value}
