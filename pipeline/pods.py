@@ -8,6 +8,9 @@ from itertools import permutations
 from typing import Any
 
 PLAIN, RETRIED = "system-container-impl", "retry-system-container-impl"
+# In front of both, the numbers of the step's annotations and labels, where it has any (argocompiler/container.go in
+# KFP 2.17): each of our steps has one label.
+METADATA = ("metadata-0-1-", "")
 MOST_TRIES = 20
 
 
@@ -22,17 +25,21 @@ def pods_of(run: Any, step: str) -> list[list[str]]:
 def _pods(node: str, step: str, groups: list[str], details: list[Any]) -> list[list[str]]:
     workflow, _, hashed = node.rpartition("-")
     if not any((task.display_name or "").startswith("executor(") for task in details):
-        return [[f"{workflow}-{PLAIN}-{hashed}", node]]
+        return [[*_names(workflow, [PLAIN], hashed), node]]
     path = _path(workflow, step, hashed, groups)
     if not path:
-        return [[*(f"{workflow}-{template}-{hashed}" for template in (PLAIN, RETRIED)), node]]
+        return [[*_names(workflow, [PLAIN, RETRIED], hashed), node]]
     tries = [fnv1a(f"{path}({number})") for number in range(MOST_TRIES)]
     known = {task.display_name for task in details if (task.display_name or "").startswith("executor(")}
     return [
-        [f"{workflow}-{RETRIED}-{tried}", f"{workflow}-{tried}"]
+        [*_names(workflow, [RETRIED], tried), f"{workflow}-{tried}"]
         for number, tried in enumerate(tries)
         if f"executor({number})" in known
     ]
+
+
+def _names(workflow: str, templates: list[str], hashed: str) -> list[str]:
+    return [f"{workflow}-{metadata}{template}-{hashed}" for metadata in METADATA for template in templates]
 
 
 def _path(workflow: str, step: str, hashed: str, groups: list[str]) -> str:

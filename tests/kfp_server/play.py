@@ -79,7 +79,8 @@ class Play:
         for step in self.names:
             path = f"{workflow}.root.{'.'.join((*self.groups[step], step))}.executor"
             tries = 1 if step in self.retried else 0
-            named[f"{workflow}-retry-system-container-impl-{fnv1a(f'{path}({tries})')}"] = step
+            template = "metadata-0-1-retry-system-container-impl"  # each step has one label and no annotation
+            named[f"{workflow}-{template}-{fnv1a(f'{path}({tries})')}"] = step
         return named
 
     def _workflow(self) -> str:
