@@ -127,7 +127,7 @@ def _values(text: str, place: int) -> set[int]:
     low, high = BOUNDS[place]
     found: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(r"(\*|\?|\w+)(?:-(\w+))?(?:/(\d+))?", part)
+        match = re.fullmatch(r"(\*|\?|\w+)(?:-(\w+))?(?:/(\d+))?", part, re.ASCII)
         if not match:
             raise ParameterError(f"{FIELDS[place]} {text!r} is not of numbers, ranges, lists, steps and *")
         first, last, step = match.groups()
@@ -141,7 +141,7 @@ def _values(text: str, place: int) -> set[int]:
         for value in (begin, end):
             if not low <= value <= high:
                 raise ParameterError(f"{FIELDS[place]} {value} is not from {low} to {high}")
-        if begin > end or step == "0":
+        if begin > end or int(step or 1) == 0:
             raise ParameterError(f"{FIELDS[place]} {part!r} must rise")
         found |= set(range(begin, end + 1, int(step or 1)))
     return found
@@ -151,7 +151,7 @@ def _number(text: str, place: int) -> int:
     names: Any = {4: MONTHS, 5: WEEKDAYS}.get(place, ())
     if text.lower() in names:
         return int(names.index(text.lower())) + (place == 4)
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise ParameterError(
             f"{FIELDS[place]} {text!r} is no number" + (f" and none of {', '.join(names)}" if names else "")
         )
@@ -168,9 +168,10 @@ def _sundays(text: str) -> str:
         first, _, last = span.partition("-")
         begin = _number(first, 5) if first not in ("*", "?") else 0
         end = _number(last, 5) if last else begin
-        if not 0 <= begin <= end <= 7:
+        apart = _number(step, 5) if step else 1
+        if not 0 <= begin <= end <= 7 or apart == 0:
             raise ParameterError(f"weekday {part!r} is not from 0 to 7, and rising")
-        days |= {day % 7 for day in range(begin, end + 1, int(step or 1) or 1)}
+        days |= {day % 7 for day in range(begin, end + 1, apart)}
     return listed(days, 5)
 
 

@@ -53,11 +53,15 @@ class Endpoint:
     def __post_init__(self) -> None:
         for name in ("host", "ui"):
             value = getattr(self, name)
-            if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc):
+            try:
+                parts = urlsplit(value)
+            except ValueError:  # brackets that hold no IPv6 address
+                parts = urlsplit("")
+            if value and (parts.scheme not in ("http", "https") or not parts.netloc):
                 raise ParameterError(
                     f"{name}={value!r} must be an address such as https://kubeflow.example.com/pipeline"
                 )
-            if urlsplit(value).username or urlsplit(value).password:
+            if parts.username or parts.password:
                 raise ParameterError(f"{name} must hold no user or password; put a token into a file: token_file")
 
     @property

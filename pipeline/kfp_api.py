@@ -25,6 +25,7 @@ PAGE = 100
 FIRST_PATIENCE = 6.0  # seconds for a server that has never answered: its address is more likely wrong than its network
 MOST_TRIES = 4
 PAUSES = (0.5, 30.0)  # seconds, the first and the longest
+MOST_ASKED = 900.0  # seconds, the longest pause that a server may ask for
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ class Api:
             pause = fault.wait if fault.wait is not None else min(PAUSES[0] * 2 ** (tried - 1), PAUSES[1])
             if fault.expired:
                 fault.again = self._may_be_renewed(sent)
-            given_up = self.clock.monotonic() - begun + pause > patience or (fault.status == 500 and tried >= tries)
+            # a pause that the server asks for is waited for, however short patience is
+            counted = 0.0 if fault.wait is not None and fault.wait <= MOST_ASKED else pause
+            given_up = self.clock.monotonic() - begun + counted > patience or (fault.status == 500 and tried >= tries)
             if not fault.again or given_up:
                 raise (fault.error if fault.answered or self._answered else RefusedError(str(fault.error))) from None
             self.say(f"{fault.error}; asking again in {pause:.3g} s")

@@ -128,5 +128,7 @@ def _retry_after(error: Any) -> float | None:
     if not value:
         return None
     with suppress(ValueError, TypeError):
-        return float(value) if value.isdigit() else (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        if value.isdigit():
+            return float(value)
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     return None

@@ -57,7 +57,9 @@ def test_a_token_without_tls_is_warned_of(monkeypatch: pytest.MonkeyPatch, capsy
     assert "a-secret" not in said
 
 
-@pytest.mark.parametrize("host", ["kubeflow.example.com", "ftp://kubeflow", "https://user:secret@kubeflow"])
+@pytest.mark.parametrize(
+    "host", ["kubeflow.example.com", "ftp://kubeflow", "http://[bad", "https://user:secret@kubeflow"]
+)
 def test_an_address_that_is_none_is_exit_2_and_shows_no_password(host: str, capsys: Captured) -> None:
     assert submit([*RUN, "--host", host]) == 2
     assert "secret" not in error_of(capsys)
@@ -139,6 +141,16 @@ def test_a_busy_server_is_waited_for_as_long_as_it_asks(uploaded: Server, api: A
     create_once(api, run)
     assert time.slept == [17, 17]
     assert len(uploaded.state.runs) == 1
+
+
+def test_a_busy_server_may_ask_for_more_than_patience_but_not_for_hours(uploaded: Server, api: Api, time: Time) -> None:
+    run = wanted(uploaded, api)
+    uploaded.fault("POST /apis/v2beta1/runs", 429, retry_after=300)
+    create_once(api, run)
+    assert time.slept == [300]
+    uploaded.fault("GET /apis/v2beta1/runs/", 429, retry_after=7200)
+    with pytest.raises(KfpError, match="too busy"):
+        get_run(api, "a-run")
 
 
 def test_a_server_that_stays_away_is_given_up_after_patience(uploaded: Server, api: Api, time: Time) -> None:

@@ -45,7 +45,7 @@ def test_five_fields_are_read_as_crontab_reads_them_and_sent_with_seconds(text: 
     [
         *("", "3", "0 3 * *", "0 24 * * *", "0 3 32 * *", "0 3 0 * *", "0 3 * 13 *", "0 3 * * 8", "0 3 * * mo"),
         *("a 3 * * *", "5-1 3 * * *", "0 3 */0 * *", "0 3 30 2 *", "*/4 * * * *", "*/10 * * * * *", "@every 1h"),
-        *("0 3 L * *", "0 3 *-5 * *"),
+        *("0 3 L * *", "0 3 *-5 * *", "0 4 * * 7/x", "0 4 * * 7/0", "*/00 4 * * *", "\u00b2 4 * * *"),
     ],
 )
 def test_what_is_no_cron_for_a_training_is_refused(text: str) -> None:
