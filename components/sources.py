@@ -13,12 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn
 from urllib.parse import unquote, urlsplit
 
-from components.errors import DataError, ModelError, UserError
+from components.errors import DataError, ModelError, ParameterError, UserError
 from components.files import GLOB, glob_parts, is_data, local_files
 from components.records import canonical_json, file_digest, path_digest
 
 Kind = Literal["dataset", "model", "template", "corpus", "evaluation_set", "rules", "drift_rules", "tasks"]
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?(:\w+)?$")
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", re.IGNORECASE)  # also fsspec's chains
 PACKED = ("", ".gz", ".zst", ".bz2")
 DATA_SUFFIXES = tuple(
     f".{suffix}{packed}"
@@ -75,6 +76,23 @@ def where(uri: str) -> Literal["local", "hub", "remote"]:
     return "hub"
 
 
+def check_uri(name: str, uri: str) -> None:
+    """Raises ParameterError when a URI is none, or holds a password: it stands in parameters, YAML and logs."""
+    if "://" not in uri:
+        return
+    try:
+        place = urlsplit(uri)
+    except ValueError:  # brackets that hold no IPv6 address
+        place = urlsplit("")
+    if place.password or (place.username and place.scheme in ("http", "https")):
+        raise ParameterError(
+            f"{name} holds a user name or password; give credentials by the environment or a mounted secret "
+            "(docs/data.md)"
+        )
+    if not SCHEME.match(uri):
+        raise ParameterError(f"{name}={uri!r} is no URI, such as s3://bucket/key")
+
+
 def local_path(uri: str) -> Path:
     """The absolute path of a local source."""
     if uri.startswith("file://"):
@@ -87,7 +105,11 @@ def check_local(uri: str, kind: Kind, *, weights: bool = True) -> None:
 
     Args:
         weights: whether a model must have its weights, and not only its tokenizer.
+
+    Raises:
+        ParameterError: no URI, or one with a password in it.
     """
+    check_uri(PARAMETER.get(kind, kind), uri)
     if where(uri) != "local":
         return
     path = local_path(uri)

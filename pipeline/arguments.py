@@ -1,6 +1,6 @@
 """The values of a run, checked against the compiled pipeline before anything is sent."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,9 +8,12 @@ from typing import Any
 
 import yaml
 
+from components.corpora import parse_corpora
 from components.errors import ParameterError
 from components.sources import where
-from pipeline.parameters import Parameters
+from components.tasks import is_folder, parse_tasks
+from components.templates import TEMPLATES
+from pipeline.parameters import PLACES, Parameters
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "STRING": ((str,), "text"),
@@ -20,7 +23,6 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "LIST": ((list,), "a list"),
     "STRUCT": ((dict,), "a mapping"),
 }
-READ_BY_PODS = ("dataset", "base_model", "gate_rules")  # what no pod finds when it lies beside the one who submits
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -79,14 +81,27 @@ def check_whole(values: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
     ours = {entry.name: entry.type for entry in fields(Parameters)}
     whole = {name: values.get(name, entry.get("defaultValue")) for name, entry in known.items() if name in ours}
     Parameters(**{name: _as(ours[name], value) for name, value in whole.items() if value is not None})
-    for name in READ_BY_PODS:
-        value = str(values.get(name, ""))
-        beside = value and "\n" not in value and where(value) == "local" and not value.startswith(("/", "file:///"))
-        if beside and not value.startswith(("[", "{", "-")):
+    if not values.get("registry", "unknown"):
+        raise ParameterError("registry must not be empty: a pod has none of its own")
+    for name, place in _places(values):
+        if where(place) == "local" and not place.startswith(("/", "file:///")):
             raise ParameterError(
-                f"{name}={value!r} is a path on this machine, which no pod can read; give a hub id, a URI, or the path "
+                f"{name}={place!r} is a path on this machine, which no pod can read; give a hub id, a URI, or the path "
                 "of a volume that the pods mount"
             )
+
+
+def _places(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The files and folders that values name, which no pod finds when they lie beside the one who submits."""
+    for name in PLACES:
+        value = str(values.get(name, ""))
+        if value and not (name == "template" and value in TEMPLATES):
+            yield name, value
+    for name in ("evaluation_corpora", "decontaminate"):
+        for value in parse_corpora(str(values.get(name, "")), name).values():
+            yield name, value
+    for value in filter(is_folder, parse_tasks(str(values.get("evaluation_tasks", "")))):
+        yield "evaluation_tasks", value
 
 
 def _typed(name: str, value: Any, kind: str, text: bool) -> Any:

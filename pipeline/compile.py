@@ -67,11 +67,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"compile: {error}", file=sys.stderr)
         return error.exit_code
     if not arguments.check:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_bytes(text.encode())
+        except OSError as error:
+            print(f"compile: --output {output} cannot be written: {error.strerror}", file=sys.stderr)
+            return 2
         print(f"wrote {output}")
         return 0
-    present = output.read_text(encoding="utf-8") if output.exists() else ""
+    present = output.read_bytes().decode("utf-8", "replace") if output.is_file() else ""
     if present == text:
         print(f"{output} is up to date")
         return 0

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from components.corpora import parse_corpora
+from components.datasets import sources
 from components.errors import ParameterError
+from components.files import glob_parts
 from components.records import digest, read_json
 from components.sources import cache_folder, local_path, where
 from components.tasks import is_folder, parse_tasks
@@ -101,9 +103,7 @@ def _mounts(settings: Settings, runs: Path, cache: Path) -> list[Any]:
     from docker.types import Mount
 
     p = settings.parameters
-    written = {runs, cache}
-    if "://" not in p.checkpoints:
-        written.add(Path(p.checkpoints))
+    written = {runs, cache} | {Path(place) for place in (p.checkpoints, p.ingest_cache) if place and "://" not in place}
     if p.registry.startswith("sqlite:///"):
         written.add(Path(p.registry.removeprefix("sqlite:///")).parent)
     for folder in written:
@@ -113,10 +113,12 @@ def _mounts(settings: Settings, runs: Path, cache: Path) -> list[Any]:
         *parse_corpora(p.decontaminate, "decontaminate").values(),
         *filter(is_folder, parse_tasks(p.evaluation_tasks)),
     )
+    listed = [source.dataset for source in sources(p.dataset)] if where(p.dataset) == "local" else []
     read = {
         local_path(source)
-        for source in (p.dataset, p.base_model, p.template, p.gate_rules, p.drift_rules, *named)
+        for source in (p.dataset, *listed, p.base_model, p.template, p.gate_rules, p.drift_rules, *named)
         if source and where(source) == "local"
     }
+    read = {path if path.exists() else Path(glob_parts(str(path))[0]) for path in read}
     read = {path for path in read if path.exists()}
     return [Mount(str(path), str(path), type="bind", read_only=path in read) for path in sorted(written | read)]

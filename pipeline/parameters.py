@@ -15,6 +15,7 @@ from components.ingest.privacy import POLICIES
 from components.registry import check_address
 from components.repeats import check_similarity
 from components.resolve.news import ON_UNCHANGED, START_FROM
+from components.sources import check_uri
 from components.split.split import test_fraction
 from components.tasks import parse_tasks
 from components.templates import check_template
@@ -27,6 +28,9 @@ from components.train.config import (
     SCHEDULES,
     check_offload,
 )
+
+# What names one file or folder, or one place in a store.
+PLACES = ("dataset", "base_model", "template", "gate_rules", "drift_rules", "checkpoints", "ingest_cache")
 
 
 def parameter(
@@ -224,14 +228,19 @@ class Parameters:
         parse_cleaning(self.cleaning)
         check_similarity(self.near_duplicates)
         test_fraction(self.test_size)
-        parse_corpora(self.evaluation_corpora)
-        parse_corpora(self.decontaminate, "decontaminate")
         parse_tasks(self.evaluation_tasks)
+        places = [(name, getattr(self, name)) for name in PLACES]
+        for name in ("evaluation_corpora", "decontaminate"):
+            places += [(name, uri) for uri in parse_corpora(getattr(self, name), name).values()]
+        for name, uri in places:
+            check_uri(name, uri)
         if self.registry:  # a local run fills in its own
             check_address(self.registry)
         for name in ("dataset", "base_model", "model_name"):
             if not getattr(self, name):
                 raise ParameterError(f"{name} must not be empty")
+        if {"/", ":"} & set(self.model_name):
+            raise ParameterError(f"model_name={self.model_name!r} must hold no / and no :, which no registry takes")
         if self.method == "lora" and self.template == "dolly" and self.zero_stage == 3:
             raise ParameterError(f"zero_stage=3 is not allowed with method=lora and template=dolly: {NO_NEW_TOKENS}")
         check_offload(self.offload, self.zero_stage)

@@ -172,12 +172,13 @@ def prepare(settings: Settings, output: Path, runner: str = "subprocess") -> Set
         checkpoints=p.checkpoints or str(shared / "checkpoints"),
         registry=registry,
     )
+    settings = replace(settings, launcher="local", parameters=parameters)  # there are no TrainJobs here
     if runner == "docker":
         identify(settings)
-        return replace(settings, parameters=parameters)
+        return settings
     # The image's name is part of every cache key: with the code's digest in it, changed code is never a hit.
     image = f"python-private-llm:{code_digest()}"
-    return replace(settings, data_image=image, train_image=image, parameters=parameters)
+    return replace(settings, data_image=image, train_image=image)
 
 
 def _absolute(uri: str) -> str:
@@ -204,9 +205,12 @@ def run(settings: Settings, output: Path, runner: str = "subprocess") -> dict[st
     from pipeline.dag import build
 
     shared = shared_folder(output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "summary.json").unlink(missing_ok=True)  # an earlier run's, which would outlive a failure of this one
-    (shared / "artifacts").mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "summary.json").unlink(missing_ok=True)  # an earlier run's, which would outlive a failure of this one
+        (shared / "artifacts").mkdir(parents=True, exist_ok=True)
+    except OSError as refused:
+        raise ParameterError(f"--output {output} cannot be written: {refused.strerror}") from None
     root = Path(tempfile.mkdtemp(prefix=f"{output.name}-", dir=shared / "artifacts"))
     docker = runner == "docker"
     cache = shared / (f"cache-{identify(settings)}" if docker else "cache")

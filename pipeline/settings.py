@@ -1,5 +1,6 @@
 """What an installation chooses once: images, placement, defaults. Loaded from profiles/*.yaml."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 
 from components.errors import ParameterError
 from components.sources import cache_folder
-from components.train.trainjob import JobSettings, settings_as_values
+from components.train.trainjob import QUANTITY, JobSettings, settings_as_values
 from pipeline.endpoint import Endpoint
 from pipeline.parameters import Parameters
 
@@ -26,6 +27,11 @@ MOST_SHARDS = 1000
 TRAIN_IMAGE_STEPS = ("drift", "train", "evaluate")
 STORAGE_STEPS = ("drift", "train", "evaluate", "register")  # what reads or writes a trained model
 LAUNCHERS = ("local", "trainjob")
+# Quantities as KFP takes them, and an image's name with what tells its version.
+CPU, MEMORY = re.compile(r"(\d*\.)?\d+m?"), re.compile(r"\d+([EPTGMK]i?)?")
+IMAGE = re.compile(
+    r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
 LABEL_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
@@ -38,6 +44,13 @@ class Resources:
     memory: str = "4Gi"
     gpus: int = 0
     gpu_type: str = "nvidia.com/gpu"
+
+    def __post_init__(self) -> None:
+        for name, form, example in (("cpu", CPU, "8 or 500m"), ("memory", MEMORY, "32Gi")):
+            if not form.fullmatch(getattr(self, name)):
+                raise ParameterError(f"{name}={getattr(self, name)!r} must be a quantity such as {example}")
+        if self.gpus < 0:
+            raise ParameterError(f"gpus={self.gpus} must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +144,8 @@ class Storage:
     def __post_init__(self) -> None:
         if self.uri and not ("://" in self.uri and self.uri.partition("://")[2]):
             raise ParameterError(f"uri={self.uri!r} must name an object store's folder, such as s3://bucket/folder")
+        if not QUANTITY.fullmatch(self.scratch):
+            raise ParameterError(f"scratch={self.scratch!r} must be a quantity such as 200Gi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +190,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("data_image", "train_image"):
-            image = getattr(self, name)
-            if image.endswith(":latest") or not (":" in image.rpartition("/")[2] or "@sha256:" in image):
-                raise ParameterError(f"profile: {name}={image!r} must have a version tag or a digest, and not latest")
+            _check_image(name, getattr(self, name))
         if not 1 <= self.shards <= MOST_SHARDS:
             raise ParameterError(f"profile: shards={self.shards} is not allowed; it must be from 1 to {MOST_SHARDS}")
         if self.launcher not in LAUNCHERS:
@@ -222,6 +235,16 @@ class Settings:
         }
 
 
+def _check_image(name: str, image: str) -> None:
+    if image.endswith(":latest") or not (":" in image.rpartition("/")[2] or "@sha256:" in image):
+        raise ParameterError(f"profile: {name}={image!r} must have a version tag or a digest, and not latest")
+    if not IMAGE.fullmatch(image):
+        raise ParameterError(
+            f"profile: {name}={image!r} is no image's name: registry/name:tag in lower case; where it holds a "
+            "placeholder, put in your registry"
+        )
+
+
 def load(profile: str, overrides: dict[str, str] | None = None) -> Settings:
     """The settings of a profile, given by the name of a shipped one or by a file, with parameters set by hand.
 
@@ -229,20 +252,29 @@ def load(profile: str, overrides: dict[str, str] | None = None) -> Settings:
         ParameterError: no such profile, or it says what no profile can say.
     """
     content, path = _read(profile, Path())
-    values = {name: _expand(value) for name, value in (content.pop("parameters", None) or {}).items()}
+    parameters = content.pop("parameters", None) or {}
+    if not isinstance(parameters, dict):
+        raise ParameterError(f"profile {path}: parameters must be a mapping of names to values")
+    values = {name: _expand(value) for name, value in parameters.items()}
     settings: Settings = _build(Settings, content, f"profile {path}")
     return replace(settings, parameters=Parameters.parse(overrides or {}, values))
 
 
-def _read(profile: str, folder: Path) -> tuple[dict[str, Any], Path]:
-    """What a profile says, over what the one says that it extends. Mappings such as resources are joined by step."""
+def _read(profile: str, folder: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Path]:
+    """What a profile says, over what the one says that it extends. Mappings such as resources are joined by step.
+
+    Args:
+        above: the profiles that extend it.
+    """
     shipped = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     path = PROFILES / f"{profile}.yaml" if profile in shipped else folder / profile
     if not path.is_file():
         raise ParameterError(f"profile {profile!r} is neither a file nor one of {', '.join(shipped)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ParameterError(f"profile {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ParameterError(f"profile {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ParameterError(
@@ -251,9 +283,12 @@ def _read(profile: str, folder: Path) -> tuple[dict[str, Any], Path]:
     if "extends" not in content:
         return content, path
     parent = content.pop("extends")
-    if not isinstance(parent, str) or (path.parent / parent).resolve() == path.resolve():
-        raise ParameterError(f"profile {path}: extends={parent!r} must be another profile's name or file")
-    below, _ = _read(parent, path.parent)
+    above = (*above, path.resolve())
+    if not isinstance(parent, str) or (path.parent / parent).resolve() in above:
+        raise ParameterError(
+            f"profile {path}: extends={parent!r} must be the name or file of a profile that does not extend this one"
+        )
+    below, _ = _read(parent, path.parent, above)
     return {**below, **{name: _joined(below.get(name), value) for name, value in content.items()}}, path
 
 
@@ -296,7 +331,7 @@ def _build_fields(kind: Any, values: Any, where: str) -> Any:
     required = {entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING}
     for problem, names in (("unknown", values.keys() - known), ("missing", required - values.keys())):
         if names:
-            raise ParameterError(f"{where}: {min(names)!r} is {problem}; allowed: {', '.join(sorted(known))}")
+            raise ParameterError(f"{where}: {min(names, key=str)!r} is {problem}; allowed: {', '.join(sorted(known))}")
     kinds = get_type_hints(kind)
     built = {name: _build(kinds[name], value, f"{where}: {name}") for name, value in values.items()}
     try:

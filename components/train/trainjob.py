@@ -1,5 +1,6 @@
 """The TrainJob of a training: a pure function from what is asked to the object, in Kubeflow Trainer 2.3's words."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -16,6 +17,7 @@ ATTEMPT, TRAINING = f"{PREFIX}attempt", f"{PREFIX}training"
 # What admission and controllers write into a spec; none of it was asked for, so none of it is a difference.
 SERVER_FIELDS = ("managedBy", "suspend", "time")
 OF_THE_STEP = ("KFP_", "MLFLOW_")
+QUANTITY = re.compile(r"\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i)?")  # Kubernetes' spelling
 QUANTITIES = ("limits", "requests", "sizeLimit")
 
 
@@ -54,6 +56,9 @@ class JobSettings:
             least = 0 if entry.name == "max_restarts" else 1
             if entry.type is int and getattr(self, entry.name) < least:
                 raise ParameterError(f"{entry.name}={getattr(self, entry.name)} must be at least {least}")
+        for name, value in {"shared_memory": self.shared_memory or "0", **self.resources}.items():
+            if not QUANTITY.fullmatch(value):
+                raise ParameterError(f"{name}={value!r} must be a quantity such as 16Gi")
 
 
 @dataclass(frozen=True, kw_only=True)

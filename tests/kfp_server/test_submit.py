@@ -112,6 +112,13 @@ BAD = {
     "gradient_checkpointing=maybe": "gradient_checkpointing='maybe' must be true or false",
     "epochs": "--param 'epochs' is not of the form name=value",
     "dataset=faq.csv": "dataset='faq.csv' is a path on this machine, which no pod can read",
+    "dataset=[s3://a/x.jsonl]": "dataset='[s3://a/x.jsonl]' is no URI",
+    "template=my.jinja": "template='my.jinja' is a path on this machine",
+    "drift_rules=rules.yaml": "drift_rules='rules.yaml' is a path on this machine",
+    "evaluation_corpora=wiki=wiki.txt": "evaluation_corpora='wiki.txt' is a path on this machine",
+    "evaluation_tasks=./tasks": "evaluation_tasks='./tasks' is a path on this machine",
+    "checkpoints=kept": "checkpoints='kept' is a path on this machine",
+    "registry=": "registry must not be empty",
 }
 
 

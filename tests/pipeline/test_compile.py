@@ -128,6 +128,21 @@ def test_check_passes_on_the_committed_file_and_fails_on_a_missing_one(tmp_path:
     assert compile_command("--check", "--output", str(tmp_path / "none.yaml")).returncode == 1
 
 
+def test_check_tells_other_line_ends(tmp_path: Path) -> None:
+    copied = tmp_path / "copied.yaml"
+    copied.write_bytes(COMMITTED.read_bytes().replace(b"\n", b"\r\n"))
+    assert main(["--check", "--output", str(copied)]) == 1
+
+
+@pytest.mark.parametrize("place", ["", "file/below.yaml"])
+def test_a_place_that_cannot_be_written_is_one_line_and_exit_2(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--output", str(tmp_path / place)]) == 2
+    assert re.fullmatch(r"compile: --output \S+ cannot be written: [\w ]+\n", capsys.readouterr().err)
+
+
 def test_an_unknown_profile_is_one_line_and_exit_2() -> None:
     finished = compile_command("--profile", "prod")
     assert finished.returncode == 2

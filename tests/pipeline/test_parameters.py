@@ -32,8 +32,12 @@ def test_texts_become_values_over_a_profile() -> None:
         ({"method": "qlora"}, "method='qlora' is not allowed; it must be one of full, lora"),
         ({"zero_stage": "4"}, "zero_stage=4 is not allowed; it must be one of 0, 1, 2, 3"),
         ({"include_samples": "yes"}, "include_samples='yes' must be true or false"),
-        ({"registry": "https://me:secret@host"}, "registry holds a user name or password"),
+        ({"registry": "https://me:hunter2@host"}, "registry holds a user name or password"),
         ({"model_name": ""}, "model_name must not be empty"),
+        ({"model_name": "team/faq"}, "model_name='team/faq' must hold no / and no :"),
+        ({"dataset": "https://me:hunter2@host/rows.jsonl"}, "dataset holds a user name or password"),
+        ({"decontaminate": "set=s3://me:hunter2@bucket/set.txt"}, "decontaminate holds a user name or password"),
+        ({"checkpoints": "https://hunter2@host/folder"}, "checkpoints holds a user name or password"),
         ({"test_size": "1.5"}, "test_size=1.5 is neither a fraction"),
         ({"columns": "question"}, "columns: 'question' is not field=column"),
         ({"method": "lora"}, "zero_stage=3 is not allowed with method=lora and template=dolly"),
@@ -41,8 +45,9 @@ def test_texts_become_values_over_a_profile() -> None:
     ],
 )
 def test_a_bad_parameter_is_named(texts: dict[str, str], message: str) -> None:
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(ParameterError, match=message) as error:
         Parameters.parse(texts)
+    assert "hunter2" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", [True, "2", None])

@@ -1,6 +1,7 @@
 """The whole pipeline on this machine, on real records and a real model, through the command line."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.containers import docker_runner
+from pipeline.run import prepare
+from pipeline.settings import load
 
 STEPS = [
     *("resolve", "ingest", "drift", "tokenize", "split", "admit", "train", "evaluate", "gate", "register", "report"),
@@ -194,3 +199,36 @@ def test_bad_input_is_one_line_and_exit_2_before_anything_runs(
     assert message in finished.stderr
     assert finished.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_clusters_profile_trains_in_a_process_here(stories: Path, dolly_slice: Path, tmp_path: Path) -> None:
+    wanted = load("default", {"dataset": str(dolly_slice), "base_model": str(stories), "template": "base"})
+    assert wanted.launcher == "trainjob"
+    assert prepare(wanted, tmp_path / "run").launcher == "local"
+
+
+def test_containers_see_what_a_run_names_and_write_where_it_may(stories: Path, tmp_path: Path) -> None:
+    """Of a glob its folder, of a list of sources what it lists."""
+    for name in ("globbed", "listed", "runs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "listed" / "sources.yaml").write_text(
+        f"sources: [{{dataset: '{tmp_path}/globbed/*.csv'}}, {{dataset: rows.jsonl}}]"
+    )
+    for file in ("globbed/rows.csv", "listed/rows.jsonl"):
+        (tmp_path / file).write_text("instruction,response\na,b\n")
+    mounted = {}
+    for dataset in (f"{tmp_path}/globbed/*.csv", f"{tmp_path}/listed/sources.yaml"):
+        values = {"dataset": dataset, "base_model": str(stories), "ingest_cache": str(tmp_path / "kept")}
+        settings = prepare(load("local", values), tmp_path / "runs" / "run")
+        for mount in docker_runner(settings, tmp_path / "runs" / "run").container_run_args["mounts"]:
+            mounted[mount["Target"].removeprefix(f"{tmp_path}/")] = mount["ReadOnly"]
+    assert {"globbed": True, "listed/sources.yaml": True, "listed/rows.jsonl": True}.items() <= mounted.items()
+    assert not mounted["kept"]
+    assert not mounted["runs"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(stories: Path, dolly_slice: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    finished = run(tmp_path / "file" / "run", "--param", f"dataset={dolly_slice}", f"base_model={stories}")
+    assert finished.returncode == 2
+    assert re.fullmatch(r"run: --output \S+ cannot be written: [\w ]+\n", finished.stderr)

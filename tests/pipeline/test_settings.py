@@ -7,6 +7,8 @@ import pytest
 from components.errors import ParameterError
 from pipeline.settings import Resources, Scheduling, SecretEnv, Toleration, load
 
+DIGEST = "0" * 64
+
 
 @pytest.mark.parametrize("profile", ["default", "local", "demo"])
 def test_shipped_profiles_load(profile: str) -> None:
@@ -16,11 +18,12 @@ def test_shipped_profiles_load(profile: str) -> None:
 def test_a_file_is_a_profile_and_parameters_go_over_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "data_image: a:1\ntrain_image: b@sha256:0\nresources: {train: {gpus: 8}}\nparameters: {epochs: 1, seed: 3}\n"
+        f"data_image: a:1\ntrain_image: b@sha256:{DIGEST}\n"
+        "resources: {train: {gpus: 8}}\nparameters: {epochs: 1, seed: 3}\n"
     )
     settings = load(str(path), {"seed": "4"})
     assert settings.image("split") == "a:1"
-    assert settings.image("train") == settings.image("evaluate") == "b@sha256:0"
+    assert settings.image("train") == settings.image("evaluate") == f"b@sha256:{DIGEST}"
     assert settings.resources["train"].gpus == 8
     assert (settings.parameters.epochs, settings.parameters.seed) == (1, 4)
 
@@ -71,11 +74,12 @@ def test_a_profile_extends_another_step_by_step(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["extends: bad.yaml", "extends: [default]"])
+@pytest.mark.parametrize("text", ["extends: bad.yaml", "extends: other.yaml", "extends: [default]"])
 def test_a_profile_cannot_extend_itself_or_nonsense(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(ParameterError, match="must be another profile's name or file"):
+    (tmp_path / "other.yaml").write_text("extends: bad.yaml\n")
+    with pytest.raises(ParameterError, match="must be the name or file of a profile that does not extend this one"):
         load(str(path))
 
 
@@ -93,6 +97,14 @@ def test_a_profile_cannot_extend_itself_or_nonsense(tmp_path: Path, text: str) -
         ("secrets: [{name: a, keys: {b: C}}]", r"secrets\[0\]: 'steps' is missing"),
         ("retries: -1", "retries=-1 must be at least 0"),
         ("retries: true", "True must be of type int"),
+        ("resources: {train: {cpu: lots}}", r"resources\.train: cpu='lots' must be a quantity such as 8 or 500m"),
+        ("resources: {train: {memory: 128GiB}}", "memory='128GiB' must be a quantity such as 32Gi"),
+        ("resources: {train: {gpus: -1}}", "gpus=-1 must be at least 0"),
+        ("trainjob: {shared_memory: 64 GB}", "shared_memory='64 GB' must be a quantity such as 16Gi"),
+        ("trainjob: {resources: {rdma/hca: one}}", "rdma/hca='one' must be a quantity"),
+        ("storage: {scratch: much}", "scratch='much' must be a quantity"),
+        ("parameters: [epochs]", "parameters must be a mapping of names to values"),
+        ("1: a\nnodes: 2", "'?(1|nodes)'? is unknown; allowed"),
     ],
 )
 def test_bad_placement_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
@@ -111,6 +123,10 @@ def test_bad_placement_is_named_with_its_place(tmp_path: Path, text: str, messag
             "data_image='a:latest' must have a version tag or a digest, and not latest",
         ),
         ("data_image: host:5000/a\ntrain_image: b:1\n", "must have a version tag"),
+        ("data_image: gcr.io/PROJECT/a:1\ntrain_image: b:1\n", "is no image's name: .* put in your registry"),
+        ("data_image: my image:1\ntrain_image: b:1\n", "is no image's name"),
+        ("data_image: ':1'\ntrain_image: b:1\n", "is no image's name"),
+        ("data_image: host:5000/a/b-c:v1.2_3\ntrain_image: B:1\n", "train_image='B:1' is no image's name"),
         ("data_image: a:1\n", "'train_image' is missing"),
         ("data_image: a:1\ntrain_image: b:1\nimages: []\n", "'images' is unknown"),
         (
@@ -129,6 +145,13 @@ def test_a_bad_profile_is_named(tmp_path: Path, text: str, message: str) -> None
     with pytest.raises(ParameterError, match=message) as error:
         load(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_a_profile_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(b"data_image: \xff\xfe")
+    with pytest.raises(ParameterError, match=r"bad\.yaml: not YAML: .*utf-8"):
+        load(str(path))
 
 
 def test_an_unknown_profile_is_answered_with_the_known() -> None:
