@@ -67,19 +67,22 @@ class NearDuplicates:
 
 class _Index:
     def __init__(self, file: Path, ends: np.ndarray, bands: np.ndarray) -> None:
-        self._order = np.argsort(bands, axis=0, kind="stable").astype(np.uint32)
-        self._keys = np.take_along_axis(bands, self._order, axis=0)
+        # by band, so that what is searched lies together
+        bands = np.ascontiguousarray(bands.T)
+        self._order = np.argsort(bands, axis=1, kind="stable").astype(np.uint32)
+        self._keys = np.take_along_axis(bands, self._order, axis=1)
         shingles: Any = np.memmap(file, np.uint64, "r") if len(ends) else np.zeros(0, np.uint64)
         self._rows = Sketch(shingles=shingles, ends=ends, bands=bands[:0])
 
     def candidates(self, bands: np.ndarray) -> list[list[int]]:
         """For each row of bands, the texts that share one of them, in the order in which they were added."""
         found: list[set[int]] = [set() for _ in range(len(bands))]
-        for band in range(BANDS):
-            keys = self._keys[:, band]
-            first, last = (np.searchsorted(keys, bands[:, band], side) for side in ("left", "right"))
-            for row in np.flatnonzero(last > first):
-                found[row].update(self._order[first[row] : last[row], band].tolist())
+        for order, keys, asked in zip(self._order, self._keys, bands.T, strict=True):
+            first = np.searchsorted(keys, asked)
+            rows = np.flatnonzero(keys.take(first, mode="clip") == asked) if len(keys) else first[:0]
+            last = np.searchsorted(keys, asked[rows], "right")
+            for row, start, end in zip(rows.tolist(), first[rows].tolist(), last.tolist(), strict=True):
+                found[row].update(order[start:end].tolist())
         return [sorted(others) for others in found]
 
     def similar(self, shingles: np.ndarray, other: int) -> bool:
