@@ -77,7 +77,7 @@ def write_tokens(path: Path, records: Iterable[dict[str, str]]) -> Path:
     rows = (
         {
             "id": record["id"],
-            "key": split_key(record["instruction"], record["context"], record["response"]),
+            "key": split_key(*(record[name] for name in ("instruction", "context", "response", "history"))),
             "category": record["category"],
             "input_ids": [1, 2, 3],
             "loss_start": 1,

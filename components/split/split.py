@@ -37,7 +37,7 @@ def split(
     """Writes train and test rows. Data can grow for years and no record changes its side.
 
     A record's side is a function of its key (its context, else its instruction), the seed and the fraction. A
-    training record that nearly repeats a test record is removed.
+    training record that nearly repeats a test record, in text and in what was said before, is removed.
 
     Args:
         records: The records that ingest wrote.
@@ -122,34 +122,41 @@ def _remove_leaks(sides: np.ndarray, records: Path, tokens: Path) -> None:
     """Marks the training rows whose text nearly repeats a tested record's."""
     with tempfile.TemporaryDirectory() as scratch, progress.bar("split", len(sides), "records") as bar:
         near = NearDuplicates(Path(scratch))
-        for _, texts in _texts(records, tokens, sides, TEST):
-            near.add(texts)
-            bar.update(len(texts))
-        for rows, texts in _texts(records, tokens, sides, TRAIN):
-            leaking = [row for row, leaks in zip(rows, near.matches(texts), strict=True) if leaks]
+        for rows, texts, before in _texts(records, tokens, sides, TEST):
+            near.add(texts, before)
+            bar.update(len(rows))
+        for rows, texts, before in _texts(records, tokens, sides, TRAIN):
+            leaking = [row for row, leaks in zip(rows, near.matches(texts, before), strict=True) if leaks]
             sides[leaking] = LEAK
-            bar.update(len(texts))
+            bar.update(len(rows))
 
 
-def _texts(records: Path, tokens: Path, sides: np.ndarray, side: int) -> Iterator[tuple[list[int], list[str]]]:
-    """The rows of a side and their records' normalised texts, in blocks. Token rows stand in their records' order."""
+def _texts(
+    records: Path, tokens: Path, sides: np.ndarray, side: int
+) -> Iterator[tuple[list[int], list[str], list[str]]]:
+    """The rows of a side, their records' texts and what was said before, both normalised, in blocks.
+
+    Token rows stand in their records' order.
+    """
     rows: list[int] = []
     texts: list[str] = []
+    before: list[str] = []
     ids = enumerate(_column(tokens, "id"))
     row, awaited = next(ids, (-1, ""))
-    for record in read_table(records, ["id", "instruction", "context", "response"]):
+    for record in read_table(records, ["id", "instruction", "context", "response", "history"]):
         if record["id"] != awaited:
             continue  # it was too long
         if sides[row] == side:
             rows.append(row)
             texts.append(normalise(f"{record['instruction']} {record['context']} {record['response']}"))
+            before.append(normalise(record["history"]))
         row, awaited = next(ids, (-1, ""))
         if len(rows) == BLOCK:
-            yield rows, texts
-            rows, texts = [], []
+            yield rows, texts, before
+            rows, texts, before = [], [], []
     if awaited:
         raise PipelineError(f"split: token row {row} has no record, or stands in another order than the records")
-    yield rows, texts
+    yield rows, texts, before
 
 
 def _of_side(tokens: Path, sides: np.ndarray, side: int, categories: Counter[str]) -> Iterator[pa.RecordBatch]:

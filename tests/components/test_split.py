@@ -1,5 +1,6 @@
 """split: a record's side is its own key's, for good; nothing of the test side is trained on."""
 
+import json
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from components.errors import DataError, ParameterError, PipelineError
 from components.ingest.ingest import ingest
-from components.records import path_digest, read_json, read_table
+from components.records import path_digest, read_json, read_table, record_id
 from components.split.split import split
 from tests.conftest import make_record, write_records, write_tokens
 
@@ -127,6 +128,18 @@ def test_near_duplicates_of_test_records_are_not_trained_on(tmp_path: Path, chos
     assert {record["id"] for record in originals} <= sides.test
     assert {record["id"] for record in others} == sides.train
     assert sides.metrics["removed"] == ({"near_duplicate_of_test": len(leaking)} if leaking else {})
+
+
+def test_what_is_said_at_the_end_of_every_chat_leaks_nothing(tmp_path: Path) -> None:
+    records = []
+    for opening in unlike(120):
+        said = [{"role": "user", "content": opening["instruction"]}]
+        said.append({"role": "assistant", "content": opening["response"]})
+        closing = {"instruction": "Thank you!", "response": "You are welcome. Ask again whenever you like."}
+        rest = {**closing, "context": "", "history": json.dumps(said)}
+        records += [opening, {**opening, **rest, "id": record_id(**rest)}]
+    sides = run(tmp_path, records)
+    assert sides.metrics["removed"] == {}
 
 
 def change_a_word(sentence: str, generator: random.Random) -> str:
