@@ -69,7 +69,7 @@ def merge_prepared(
 class _Tally:
     """What became of the rows of a source. A row counts once for each record that it gives, and once without any."""
 
-    license: str = ""
+    licenses: set[str] = field(default_factory=set)
     rows: int = 0
     records: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -78,7 +78,8 @@ class _Tally:
 
     def as_json(self) -> dict[str, Any]:
         reasons = {"rejected": _sorted(self.rejected), "removed": _sorted(self.removed)}
-        return {**vars(self), **reasons, "files": _sorted(self.files)}
+        counts = {"license": ", ".join(sorted(self.licenses)), "rows": self.rows, "records": self.records}
+        return {**counts, **reasons, "files": _sorted(self.files)}
 
 
 class _Merge:
@@ -92,7 +93,9 @@ class _Merge:
             self._tally(file).files[file.kind] += 1
 
     def _tally(self, file: File) -> _Tally:
-        return self._sources.setdefault(file.source, _Tally(license=file.license))
+        tally = self._sources.setdefault(file.source, _Tally())
+        tally.licenses.add(file.license)
+        return tally
 
     @property
     def rows(self) -> int:
@@ -150,7 +153,7 @@ class _Merge:
             "rejected": _sorted(self.rejected),
             "removed": _sorted(self.removed),
             "categories": _sorted(self._categories),
-            "license": ", ".join(sorted({tally.license for tally in self._sources.values()})),
+            "license": ", ".join(sorted({name for tally in self._sources.values() for name in tally.licenses})),
             "sources": {name: tally.as_json() for name, tally in self._sources.items()},
             "cleaned": {name: counted["cleaned"][name] for name in plan.cleaning},
             "contaminated": {name: counted["contaminated"][name] for name in plan.sets},

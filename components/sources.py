@@ -8,17 +8,20 @@ A hub is asked only when the user named a hub id.
 import hashlib
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from components.errors import DataError, ModelError, ParameterError, UserError
+from components.errors import DataError, ModelError, ParameterError, StorageError, UserError
 from components.files import GLOB, glob_parts, is_data, local_files
 from components.records import canonical_json, file_digest, path_digest
 
 Kind = Literal["dataset", "model", "template", "corpus", "evaluation_set", "rules", "drift_rules", "tasks"]
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?(:\w+)?$")
+# Of URLs that open for whoever has them.
+SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig", "access_token", "token"}
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", re.IGNORECASE)  # also fsspec's chains
 PACKED = ("", ".gz", ".zst", ".bz2")
 DATA_SUFFIXES = tuple(
@@ -88,6 +91,11 @@ def check_uri(name: str, uri: str) -> None:
         raise ParameterError(
             f"{name} holds a user name or password; give credentials by the environment or a mounted secret "
             "(docs/data.md)"
+        )
+    if SIGNATURES & {key.lower() for key in parse_qs(place.query)}:
+        raise ParameterError(
+            f"{name} holds a signature, which is a credential; give the URI without it, and credentials "
+            "by the environment or a mounted secret (docs/data.md)"
         )
     if not SCHEME.match(uri):
         raise ParameterError(f"{name}={uri!r} is no URI, such as s3://bucket/key")
@@ -230,10 +238,16 @@ def _fail(kind: Kind, message: str) -> NoReturn:
 def _filesystem(uri: str, kind: Kind) -> tuple[Any, str]:
     import fsspec
 
+    options: dict[str, Any] = {}
+    if uri.startswith(("http://", "https://")):
+        from aiohttp import ClientTimeout
+
+        # a download may take hours, as long as something comes
+        options["client_kwargs"] = {"timeout": ClientTimeout(total=None, sock_connect=60, sock_read=60)}
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        _fail(kind, f"cannot open {uri}: {error}")
+        filesystem, path = fsspec.core.url_to_fs(uri, **options)
+    except Exception as error:  # each store raises its own
+        _fail(kind, f"cannot open {uri}: {_reason(error, uri)}")
     return filesystem, path
 
 
@@ -248,7 +262,7 @@ def _remote_files(uri: str, kind: Kind) -> tuple[Any, dict[str, tuple[str, dict[
     try:
         files = _list(filesystem, root)
     except Exception as error:  # each store raises its own; all of them mean that it cannot be read
-        _fail(kind, f"cannot list {uri}: {_first_line(error)}")
+        _fail(kind, f"cannot list {uri}: {_reason(error, uri)}")
     named = {_name(place, root): (place, info) for place, info in files.items()}
     if kind == "dataset" and root not in files:
         named = {name: entry for name, entry in named.items() if is_data(name)}
@@ -271,8 +285,15 @@ def _list(filesystem: Any, root: str) -> dict[str, dict[str, Any]]:
 
 def _name(place: str, root: str) -> str:
     """A file's name under a URI's folder."""
+    if root.startswith(("http://", "https://")):  # what stands behind ? is no pattern, and no name
+        return short_name(place)
     folder = glob_parts(root)[0] if GLOB.search(root) else root
-    return place.removeprefix(folder).lstrip("/") or PurePosixPath(urlsplit(place).path).name or "data"
+    return place.removeprefix(folder).lstrip("/") or short_name(place)
+
+
+def short_name(uri: str) -> str:
+    """The last part of a path or of a URI's path."""
+    return PurePosixPath(urlsplit(uri).path if "://" in uri else uri).name or "data"
 
 
 def _remote_digest(uri: str, kind: Kind) -> str:
@@ -282,8 +303,12 @@ def _remote_digest(uri: str, kind: Kind) -> str:
 
 
 def _fingerprint(filesystem: Any, place: str, info: dict[str, Any]) -> dict[str, str]:
-    """What a store tells about a file; the digest of its bytes where it tells nothing that changes with them."""
-    told = {key: str(info[key]) for key in REMOTE_FINGERPRINT if info.get(key) is not None}
+    """The first thing that a store tells and that changes with a file's bytes; their digest where it tells none.
+
+    One alone: the same bytes, stored again, have the same checksum and another time.
+    """
+    key = next((key for key in REMOTE_FINGERPRINT if info.get(key) is not None), None)
+    told = {key: str(info[key])} if key else {}
     if not told:
         with filesystem.open(place, "rb") as file:
             told = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
@@ -301,7 +326,15 @@ def _download(pinned: Pinned, kind: Kind) -> tuple[Path, list[str]]:
         for name, (place, _) in files.items():
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(place, str(target))
+            try:
+                filesystem.get_file(place, str(target))
+            except Exception as error:  # each store raises its own
+                raise StorageError(
+                    f"cannot fetch {short_name(place)} of {pinned.uri}: {_reason(error, place)}"
+                ) from error
+        if _remote_digest(pinned.uri, kind) != pinned.digest:
+            shutil.rmtree(partial)
+            _fail(kind, f"{pinned.uri} changed while it was fetched; start the run again")
         try:
             partial.rename(folder)
         except OSError:
@@ -320,5 +353,13 @@ def _hub_commit(name: str, revision: str | None, kind: Kind) -> str:
     return str(info.sha)
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException, uri: str) -> str:
+    """What a store says, in one line; its cause where it says no more than where it looked."""
+    line = _first_line(error)
+    if line in (uri, type(error).__name__) and error.__cause__ is not None:
+        return _first_line(error.__cause__)
+    return line
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,9 @@
 """Reads a dataset row by row into valid, unique records; every other row is counted with its reason."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from components.merging import merge_prepared
 from components.prepared import File, Place, Plan, PreparedWriter
 from components.records import REJECTS, write_json, write_table
 from components.repeats import check_similarity
-from components.sources import Pinned, fetch_files, where
+from components.sources import Pinned, fetch_files, short_name, where
 
 # The rows by which a file's shape is told: some may lack an optional field. Fewer where they are long.
 SAMPLE, SAMPLE_BLOCKS = 1000, 8
@@ -163,8 +165,8 @@ class _Tasks:
         self._shard, self._shards = shard, shards
 
     def __iter__(self) -> Iterator[Task]:
-        for source, place in self._sources:
-            name = source.name or (place.uri if where(place.uri) == "hub" else Path(place.uri).name)
+        for source, place in _told_apart(self._sources):
+            name = source.name or _own_name(place)
             columns = {**self._columns, **source.columns}
             for label, kind, unread in _files(source, place, wanted(columns)):
                 shape, blocks = _shaped(unread, columns)
@@ -180,6 +182,18 @@ class _Tasks:
                     if self.blocks % self._shards == self._shard:
                         yield Task(self.blocks, len(self.files) - 1, block, shape)
                     self.blocks += 1
+
+
+def _told_apart(sources: list[tuple[Source, Pinned]]) -> Iterator[tuple[Source, Pinned]]:
+    """The sources; those without a name whose own name others have too get their number for one."""
+    own = Counter(_own_name(place) for source, place in sources if not source.name)
+    for number, (source, place) in enumerate(sources, start=1):
+        shared = not source.name and own[_own_name(place)] > 1
+        yield (replace(source, name=f"{number}. {_own_name(place)}") if shared else source), place
+
+
+def _own_name(place: Pinned) -> str:
+    return place.uri if where(place.uri) == "hub" else short_name(place.uri)
 
 
 def _files(source: Source, place: Pinned, names: frozenset[str]) -> Iterator[tuple[str, str, Iterator[Block]]]:

@@ -17,6 +17,12 @@ from components.sources import hub_parts
 BATCH = 256
 # A footer that claims more is damaged.
 LARGEST_FOOTER = 1 << 28
+TEXT_AS_BYTES = {
+    pa.string(): pa.binary(),
+    pa.large_string(): pa.large_binary(),
+    pa.string_view(): pa.binary_view(),
+}
+WITHOUT_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 
 def parquet(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
@@ -85,7 +91,7 @@ def _checked(batches: Iterable[Any], wanted: frozenset[str]) -> Iterator[Any]:
         narrow = batch.select(chosen(batch.schema.names, wanted))
         for column in narrow.columns:
             # text that is not UTF-8 is a row's fault, wrong offsets are the file's
-            text = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+            text = TEXT_AS_BYTES.get(column.type)
             (column.view(text) if text else column).validate(full=True)
         for start in range(0, narrow.num_rows, BATCH):
             yield narrow.slice(start, BATCH)
@@ -100,10 +106,11 @@ def _rows(batches: Iterable[Any]) -> Iterator[Row]:
 
 
 def _decoded(batch: Any) -> Any:
-    """A batch without dictionaries: a slice carries the whole of its dictionary."""
-    columns = [
-        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns
-    ]
+    """A batch without dictionaries and views: a slice of them carries the whole of what they point into."""
+    columns = []
+    for column in batch.columns:
+        decoded = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        columns.append(decoded.cast(WITHOUT_VIEWS.get(decoded.type, decoded.type)))
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 

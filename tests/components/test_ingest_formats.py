@@ -141,6 +141,17 @@ def test_a_dictionary_column_of_a_table_is_text(tmp_path: Path) -> None:
         assert [record["response"] for record in run(tmp_path / name).records] == ["yes", "no", "yes"]
 
 
+def test_a_column_of_views_is_text_whatever_else_they_point_into(tmp_path: Path) -> None:
+    """As Polars writes them: a slice of one row holds what all rows point into."""
+    answers = [f"{number} {'long ' * 13_000}" for number in range(90)]
+    views = pa.array(answers, pa.string_view())
+    content = pa.table({"question": [str(number) for number in range(90)], "answer": views})
+    pyarrow.feather.write_feather(content, tmp_path / "rows.arrow")
+    pq.write_table(content, tmp_path / "rows.parquet")
+    for name in ("rows.arrow", "rows.parquet"):
+        assert [record["response"] for record in run(tmp_path / name).records] == [text.strip() for text in answers]
+
+
 def test_paragraphs_of_text_are_records_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "manual.txt"
     path.write_bytes(b"One,\r\ntwo.\r\n\r\n \r\nThree, four.\r\n\r\n\xff\r\n\r\nFive.")
@@ -329,6 +340,20 @@ def test_a_list_names_sources_with_licence_columns_and_weight(tmp_path: Path) ->
         ("1.jsonl", "cc0-1.0"),
     }
     assert result.rejects[0]["source"] == "faq/faq.csv"
+
+
+def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder, text in (("a", "One."), ("b", "Two.")):
+        (tmp_path / folder).mkdir()
+        write_jsonl(tmp_path / folder / "faq.jsonl", [{"text": text}, {"text": ""}])
+    (tmp_path / "list.yaml").write_text(
+        "sources: [{dataset: a/faq.jsonl, license: cc-by-4.0}, {dataset: b/faq.jsonl, license: mit}]"
+    )
+    result = run(tmp_path / "list.yaml")
+    licenses = {name: counts["license"] for name, counts in result.metrics["sources"].items()}
+    assert licenses == {"1. faq.jsonl": "cc-by-4.0", "2. faq.jsonl": "mit"}
+    assert result.metrics["license"] == "cc-by-4.0, mit"
+    assert [reject["source"] for reject in result.rejects] == ["1. faq.jsonl/faq.jsonl", "2. faq.jsonl/faq.jsonl"]
 
 
 def test_a_larger_weight_only_adds_records_and_more_data_moves_none(tmp_path: Path) -> None:

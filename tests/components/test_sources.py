@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 
-from components.errors import DataError, ModelError, UserError
+from components.errors import DataError, ModelError, ParameterError, PipelineError, StorageError
 from components.records import path_digest
 from components.sources import Kind, Pinned, check_local, fetch, fetch_files, pin, where
+from tests.http_fakes import QuietHandler, serving
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_local_source_that_cannot_be_used(tmp_path: Path, uri: str, kind: Kind
         with pytest.raises(DataError if kind == "dataset" else ModelError) as caught:
             use(place, kind)
         _assert_one_line(caught.value, *named)
-    with pytest.raises(UserError):
+    with pytest.raises(PipelineError):
         fetch(Pinned(uri=place, digest=""), kind)
 
 
@@ -212,7 +213,69 @@ def test_a_file_on_a_web_server_is_pinned_by_its_bytes_and_its_links_are_left_al
     assert _Page.asked == {"/rows.jsonl", "/rows.jsonl.gone"}
 
 
-def _assert_one_line(error: UserError, *named: str) -> None:
+class _Store(QuietHandler):
+    """Serves one text under every path, with headers, and as much of it as it is told."""
+
+    content = b"rows"
+    headers_sent: ClassVar[dict[str, str]] = {}
+    sent = 4
+    status = 200
+
+    def serve(self) -> None:
+        self.close_connection = True
+        self.send_response(self.status)
+        for name, value in {"Content-Length": "4", "Connection": "close", **self.headers_sent}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.content[: self.sent])
+
+    do_HEAD = QuietHandler.do_GET
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    for name, value in {"headers_sent": {"ETag": '"1"'}, "sent": 4, "status": 200}.items():
+        monkeypatch.setattr(_Store, name, value)
+    with serving(_Store) as place:
+        yield f"http://{place}"
+
+
+def test_the_same_bytes_stored_again_are_the_same(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+    for headers in ({"ETag": '"1"', "Last-Modified": "Mon"}, {"ETag": '"1"', "Last-Modified": "Tue"}, {"ETag": '"2"'}):
+        monkeypatch.setattr(_Store, "headers_sent", headers)
+        digests.append(pin(f"{web}/rows.jsonl", "dataset").digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_what_stands_behind_a_question_mark_is_no_part_of_a_name(web: str) -> None:
+    assert list(fetch_files(pin(f"{web}/a/faq.md?raw=true", "dataset"))) == ["faq.md"]
+    with pytest.raises(ParameterError, match="dataset holds a signature, which is a credential") as caught:
+        pin(f"{web}/faq.md?X-Amz-Signature=hunter2", "dataset")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_download_that_breaks_is_one_line_and_leaves_nothing_half(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = pin(f"{web}/rows.jsonl", "dataset")
+    monkeypatch.setattr(_Store, "sent", 2)
+    with pytest.raises(StorageError, match=r"cannot fetch rows\.jsonl of http\S+: .*[Pp]ayload") as caught:
+        fetch_files(pinned)
+    _assert_one_line(caught.value)
+    monkeypatch.setattr(_Store, "sent", 4)
+    (path,) = fetch_files(pinned).values()
+    assert path.read_bytes() == b"rows"
+
+
+def test_a_server_that_fails_says_why(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Store, "status", 500)
+    with pytest.raises(DataError, match=r"cannot list http\S+: 500") as caught:
+        pin(f"{web}/rows.jsonl", "dataset")
+    _assert_one_line(caught.value)
+
+
+def _assert_one_line(error: PipelineError, *named: str) -> None:
     message = str(error)
     assert "\n" not in message
     assert [name for name in named if name not in message] == []
