@@ -58,6 +58,9 @@ def _exit_code(name: str, work: Callable[[], Any]) -> int:
     except FileNotFoundError as error:
         print(f"{name}: {error.filename or error} does not exist", file=sys.stderr)
         return UserError.exit_code
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return UserError.exit_code
     except PipelineError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code

@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.errors import DataError
+
 RECORDS = pa.schema(
     [
         ("id", pa.string()),
@@ -272,20 +274,34 @@ def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 
 def read_table(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file, one at a time, holding one row group in memory."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=ROW_GROUP, columns=columns):
-            yield from batch.to_pylist()
+    for batch in read_batches(path, columns):
+        yield from batch.to_pylist()
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file in Arrow batches of at most a row group."""
-    with pq.ParquetFile(path) as file:
+    """The rows of a Parquet file in Arrow batches of at most a row group.
+
+    Raises:
+        DataError: it is no Parquet file, or lacks a column.
+    """
+    with _parquet(path) as file:
+        missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+        if missing:
+            raise DataError(f"{path} has no column {missing[0]!r}; is it what the step before wrote?")
         yield from file.iter_batches(batch_size=ROW_GROUP, columns=columns)
 
 
 def count_rows(path: Path) -> int:
     """The number of rows, from the file's footer."""
-    return int(pq.read_metadata(path).num_rows)
+    with _parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is no Parquet file: {' '.join(str(error).split())}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

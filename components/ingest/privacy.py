@@ -42,8 +42,9 @@ def parse_names(reference: str) -> Names | None:
         raise ParameterError(f"pii_names={reference!r} is not package.module:function")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ParameterError(f"pii_names={reference!r} cannot be imported: {error}") from None
+    except Exception as error:  # a stranger's code
+        reason = (str(error).splitlines() or [""])[0]
+        raise ParameterError(f"pii_names={reference!r} cannot be imported: {type(error).__name__}: {reason}") from None
     if not callable(function):
         raise ParameterError(f"pii_names={reference!r} is no function")
     return function  # type: ignore[no-any-return]

@@ -26,6 +26,7 @@ UNKNOWN = "unknown"
 # Characters of all of a conversation's records, for each repeats what was said before it: 10,000 short turns would
 # come to gigabytes.
 MAX_TURNS = 16 << 20
+FRAME = 40  # characters that a message takes beside its text, as JSON
 
 
 class Draft(NamedTuple):
@@ -197,7 +198,7 @@ def _answers(said: list[dict[str, str]], category: str) -> list[Draft] | Reject:
     if roles[opening:] != ["user", "assistant"] * ((len(roles) - opening) // 2):
         return Reject.WRONG_ROLE_ORDER
     turns = range(opening, len(said), 2)
-    if len(turns) * sum(map(len, texts)) > 2 * MAX_TURNS:  # on average a turn has half of it before it
+    if len(turns) * sum(len(text) + FRAME for text in texts) > 2 * MAX_TURNS:  # on average a turn has half before it
         return Reject.OVER_LONG
     return [Draft.of((*texts[: turn + 1], "", texts[turn + 1], category), tuple(roles[:turn])) for turn in turns]
 

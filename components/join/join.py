@@ -36,6 +36,8 @@ def join(
         PipelineError: a shard is missing, or they were not made alike.
     """
     shards = [read_json(path) for path in metric_shards]
+    if not shards or not all("shard" in shard for shard in shards):
+        raise PipelineError("join: what came are not the shards of tokenize")
     order = sorted(range(len(shards)), key=lambda index: shards[index]["shard"])
     if [shards[index]["shard"] for index in order] != list(range(shards[0]["shards"])):
         raise PipelineError(f"join: {len(shards)} shards came, of which some are missing or twice there")

@@ -62,13 +62,15 @@ def tokenize(
         The counts that a run is judged by: records, tokens, too_long, truncated, neutralised.
 
     Raises:
-        ParameterError: an unknown template, too_long or shard.
+        ParameterError: an unknown template, too_long or shard, or a negative max_length.
         ModelError: no usable tokenizer or template.
         DataError: no record fits; or one does not, and too_long is error.
     """
     check_template(template)
     if too_long not in TOO_LONG:
         raise ParameterError(f"too_long={too_long!r} is unknown; allowed: {', '.join(TOO_LONG)}")
+    if max_length < 0:
+        raise ParameterError(f"max_length={max_length} must be at least 1, or 0 for what the model was built for")
     if not 0 <= shard < shards:
         raise ParameterError(f"shard={shard} is not one of {shards} shards, counted from 0")
     folder = fetch(Pinned(uri=base_model, digest=base_model_digest), "model", TOKENIZER_FILES)

@@ -15,7 +15,7 @@ import pytest
 
 from components.records import count_rows, read_json, write_json
 from components.train.config import TrainConfig
-from tests.conftest import ROOT, write_jsonl
+from tests.conftest import ROOT, make_record, write_jsonl, write_records
 
 STEPS = (
     *("resolve", "ingest", "drift", "tokenize", "split", "train", "evaluate", "gate", "register", "report"),
@@ -54,7 +54,16 @@ def test_help_names_and_explains_each_argument(step: str) -> None:
         ("ingest", {"dataset": "{folder}/missing.jsonl"}, "missing.jsonl does not exist"),
         ("ingest", {"dataset": "{folder}/bad.jsonl"}, "no valid record"),
         ("ingest", {"dataset": "{folder}/good.jsonl", "columns": "question"}, "'question' is not field=column"),
+        ("ingest", {"dataset": "{folder}/good.jsonl", "records": "{folder}"}, "Is a directory"),
+        (
+            "ingest",
+            {"dataset": "{folder}/good.jsonl", "pii_names": "tests.broken_names:f"},
+            "RuntimeError: not today",
+        ),
         ("tokenize", {"template": "alpaca"}, "allowed: dolly, base"),
+        ("tokenize", {"max_length": "-5"}, "max_length=-5 must be at least 1, or 0"),
+        ("tokenize", {"records": "{folder}/good.jsonl", "base_model": "{model}"}, "good.jsonl is no Parquet file"),
+        ("split", {"tokens": "{folder}/records.parquet", "records": "{folder}/records.parquet"}, "no column 'key'"),
         ("split", {"test_size": "1.5"}, "test_size=1.5 is neither a fraction"),
         ("gate", {"evaluation": "{folder}/figures.json", "rules": "{folder}/rules.yaml"}, "rules.yaml does not exist"),
         ("drift", {"rules": "{folder}/rules.yaml"}, "rules.yaml does not exist"),
@@ -81,6 +90,7 @@ def test_a_bad_value_is_one_line_and_exit_2(
     write_jsonl(tmp_path / "bad.jsonl", [1])
     write_json(tmp_path / "figures.json", {"models": {}, "corpora": {}})
     write_jsonl(tmp_path / "good.jsonl", [{"instruction": "a", "response": "b"}])
+    write_records(tmp_path / "records.parquet", [make_record("a", "b")])
     given = {name: value.format(folder=tmp_path, model=stories) for name, value in arguments.items()}
     finished = run(step, **{**_required(step, tmp_path), **given})
     assert finished.returncode == 2, finished.stderr

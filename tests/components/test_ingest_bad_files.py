@@ -270,9 +270,10 @@ def test_many_lines_with_nothing_in_them(tmp_path: Path) -> None:
 def test_a_long_conversation_does_not_grow_beyond_all_measure(tmp_path: Path) -> None:
     turns = [{"role": ("user", "assistant")[number % 2], "content": f"{number} words"} for number in range(20_000)]
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(jsonl([{"messages": turns}, {"messages": turns[:40]}]))
+    brief = [{**turn, "content": "a"} for turn in turns[:7_000]]  # its frames, not its words, would be gigabytes
+    path.write_bytes(jsonl([{"messages": turns}, {"messages": turns[:40]}, {"messages": brief}]))
     result = run(path)
-    assert [(reject["position"], reject["reason"]) for reject in result.rejects] == [(1, "over_long")]
+    assert [(reject["position"], reject["reason"]) for reject in result.rejects] == [(1, "over_long"), (3, "over_long")]
     assert len(result.records) == 20
 
 
