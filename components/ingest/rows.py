@@ -18,7 +18,7 @@ class Hashed(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row. value is what was parsed, or why it could not be."""
+    """One row. value is what was parsed, or why it could not be; None where raw is JSON that is still to be parsed."""
 
     position: int  # the line on which it begins in a text file, the row's number elsewhere; from 1
     value: Any

@@ -74,8 +74,12 @@ def _block_end(buffer: bytes, ended: bool) -> int:
 
 
 def rows_of(block: Block) -> Iterable[tuple[int, Any, Any]]:
-    """The rows of a block."""
-    return block.content if isinstance(block.content, tuple) else jsonl(block.content)
+    """The rows of a block, parsed."""
+    return map(_parsed, block.content) if isinstance(block.content, tuple) else jsonl(block.content)
+
+
+def _parsed(row: Row) -> Row:
+    return row._replace(value=parse(row.raw)) if row.value is None and isinstance(row.raw, bytes) else row
 
 
 def jsonl(lines: bytes) -> Iterator[tuple[int, Any, bytes | Hashed]]:
@@ -90,8 +94,8 @@ def jsonl(lines: bytes) -> Iterator[tuple[int, Any, bytes | Hashed]]:
 def json_list(file: IO[bytes]) -> Iterator[Row]:
     """The elements of a JSON list. What stands behind it, or where its end should be, is a row that is not JSON."""
     for position, raw in enumerate(Elements(file), start=1):
-        value = Reject.OVER_LONG if isinstance(raw, Hashed) else parse(raw)
-        yield Row(position, value, raw)
+        # parsed where the block is prepared: what is nested deep cannot be handed to another process
+        yield Row(position, Reject.OVER_LONG if isinstance(raw, Hashed) else None, raw)
 
 
 def parse(raw: bytes) -> Any:

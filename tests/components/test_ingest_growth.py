@@ -162,7 +162,11 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, name: str)
             "instruction,response\n" + "".join(",".join(f'"{cell}"' for cell in row) + "\n" for row in cells)
         )
     else:
-        path.write_text(json.dumps(rows) if name.endswith("json") else "\n".join(map(json.dumps, rows)))
+        written = [
+            *map(json.dumps, rows),
+            '{"instruction": "deep", "response": "a", "more": ' + "[" * 900 + "]" * 900 + "}",
+        ]
+        path.write_text(f"[{','.join(written)}]" if name.endswith("json") else "\n".join(written))
     assert digests(tmp_path / "one", path, workers=1) == digests(tmp_path / "three", path, workers=3)
 
 
