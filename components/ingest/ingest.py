@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from components.ingest.cleaning import parse_cleaning
 from components.ingest.preparation import Rules
 from components.ingest.readers import read_file, read_hub
 from components.ingest.rows import Block
-from components.ingest.shapes import Shape, choose, wanted
+from components.ingest.shapes import Shape, choose, selected
+from components.ingest.tables import Select
 from components.ingest.text import rows_of
 from components.ingest.workers import Done, Preparer, Task, prepared
 from components.merging import merge_prepared
@@ -166,8 +168,8 @@ class _Tasks:
         for source, place in self._sources:
             name = source.name or (place.uri if where(place.uri) == "hub" else Path(place.uri).name)
             columns = {**self._columns, **source.columns}
-            for label, kind, unread in _files(source, place, wanted(columns)):
-                shape, blocks = _shaped(unread, columns)
+            for label, kind, unread in _files(source, place, partial(selected, given=columns)):
+                shape, blocks = _shaped(label, unread, columns)
                 file = File(
                     source=name,
                     label=label,
@@ -182,17 +184,17 @@ class _Tasks:
                     self.blocks += 1
 
 
-def _files(source: Source, place: Pinned, names: frozenset[str]) -> Iterator[tuple[str, str, Iterator[Block]]]:
+def _files(source: Source, place: Pinned, select: Select) -> Iterator[tuple[str, str, Iterator[Block]]]:
     """A source's files: the name that stands in records and rejects, the format, the rows in blocks."""
     if where(place.uri) == "hub":
-        yield source.name or place.uri, "hub", read_hub(place, names)
+        yield source.name or place.uri, "hub", read_hub(place, select)
         return
     for name, path in fetch_files(place).items():
-        kind, blocks = read_file(path, names)
+        kind, blocks = read_file(path, select)
         yield "/".join(filter(None, (source.name, name))), kind, blocks
 
 
-def _shaped(blocks: Iterator[Block], columns: Mapping[str, str]) -> tuple[Shape, Iterator[Block]]:
+def _shaped(label: str, blocks: Iterator[Block], columns: Mapping[str, str]) -> tuple[Shape, Iterator[Block]]:
     """The shape that a file's first rows have, and all of its blocks."""
     sample: list[Block] = []
     values: list[object] = []
@@ -202,4 +204,7 @@ def _shaped(blocks: Iterator[Block], columns: Mapping[str, str]) -> tuple[Shape,
         if len(values) == SAMPLE:
             break
     names = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
-    return choose(names, columns), chain(sample, blocks)
+    try:
+        return choose(names, columns), chain(sample, blocks)
+    except DataError as error:
+        raise DataError(f"dataset: {label}: {error}") from None

@@ -168,6 +168,8 @@ def test_sections_of_markdown_are_records_of_their_own(tmp_path: Path) -> None:
         ([{"prompt": "q", "completion": "a"}], ("q", "", "a")),
         ([{"instruction": "q", "input": "c", "output": "a"}], ("q", "c", "a")),
         ([{"input": "q", "output": "a"}], ("q", "", "a")),
+        ([{"Input": "q", "Context": "c", "Output": "a"}], ("q", "c", "a")),
+        ([{"input": "q", "passage": "c", "output": "a"}], ("q", "c", "a")),
         ([{"text": "a"}], ("", "", "a")),
         ([{"code": "a", "path": "x.py"}], ("", "", "a")),
         ([{"content": "a", "path": "x.py"}], ("", "", "a")),
@@ -186,6 +188,43 @@ def test_shapes_are_told_by_the_names_of_columns(
         return
     (record,) = run(path).records
     assert (record["instruction"], record["context"], record["response"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "expected"),
+    [
+        ({"input": "q", "passage": "c", "output": "a"}, "context=passage", ("q", "c", "a")),
+        ({"input": "q", "Context": "c", "output": "a", "passage": ""}, "context=Context", ("q", "c", "a")),
+        ({"input": "c", "ask": "q", "output": "a"}, "instruction=ask", ("q", "c", "a")),
+    ],
+)
+def test_a_context_beside_input_and_output_is_kept(
+    tmp_path: Path, row: dict[str, str], columns: str, expected: tuple[str, str, str]
+) -> None:
+    (record,) = run(write_jsonl(tmp_path / "rows.jsonl", [row]), columns=columns).records
+    assert (record["instruction"], record["context"], record["response"]) == expected
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_named_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"rows.{format}"
+    path.write_bytes(FORMATS[format]([{"instruction": "q", "Context": "c", "response": "a", "more": "d"}]))
+    with pytest.raises(DataError) as caught:
+        run(path, columns="context=Contxt")
+    there = "'instruction', 'Context', 'response', 'more'"
+    assert_one_line(caught.value, f"rows.{format}: columns: context=Contxt: no such column; there are {there}")
+    assert run(path, columns="context=Context").records[0]["context"] == "c"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_table_without_a_column_of_a_record_is_no_text(tmp_path: Path, format: str) -> None:
+    for name in ("category", "passage"):
+        path = tmp_path / f"rows.{format}"
+        path.write_bytes(FORMATS[format]([{name: "c", "ask": "q", "say": "a"}] * 3))
+        for columns in ("", f"category={name}"):
+            with pytest.raises(DataError, match="missing_field 3"):
+                run(path, columns=columns)
+        assert run(path, columns="instruction=ask,response=say").records[0]["response"] == "a"
 
 
 OPENAI = [
