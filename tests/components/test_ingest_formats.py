@@ -227,6 +227,14 @@ def test_a_table_without_a_column_of_a_record_is_no_text(tmp_path: Path, format:
         assert run(path, columns="instruction=ask,response=say").records[0]["response"] == "a"
 
 
+def test_a_bar_separates_cells_where_nothing_else_does(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": "a, b"}, {"question": "r", "answer": "c; d"}]
+    (tmp_path / "rows.csv").write_bytes(table(rows, "|"))
+    assert [record["response"] for record in run(tmp_path / "rows.csv").records] == ["a, b", "c; d"]
+    (tmp_path / "other.csv").write_bytes(table([{"question": "q", "answer": "a", "a|b|c|d": "x"}], ","))
+    assert run(tmp_path / "other.csv").records[0]["response"] == "a"
+
+
 OPENAI = [
     {"role": "system", "content": " Be short. "},
     {"role": "user", "content": "One?"},
