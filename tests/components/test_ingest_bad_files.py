@@ -23,6 +23,7 @@ from fsspec.implementations.memory import MemoryFile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from components import files
 from components.errors import DataError
 from components.ingest.rows import MAX_ROW
 from tests.components.ingesting import Result, assert_one_line, run
@@ -304,6 +305,20 @@ def test_a_link_to_itself_or_to_nothing_is_named(tmp_path: Path) -> None:
             with pytest.raises(DataError) as caught:
                 run(dataset, tmp_path / "out")
             assert_one_line(caught.value, "rows.jsonl")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """One goes away while the search is on its way to it: root, who runs the tests, may read every other."""
+    for name in ("a.jsonl", "gone/b.jsonl", ".hidden/c.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jsonl(ROWS))
+    walk = files.walk(tmp_path, 9)
+    assert next(walk)[0] == "a.jsonl"
+    shutil.rmtree(tmp_path / ".hidden")  # holds no data
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(DataError) as caught:
+        list(walk)
+    assert_one_line(caught.value, "dataset: cannot read the folder", str(tmp_path / "gone"))
 
 
 @pytest.mark.parametrize("evil", ["/bucket/data/../../../evil.jsonl", "/bucket/data/a/../../../../evil.jsonl"])

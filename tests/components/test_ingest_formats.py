@@ -327,6 +327,28 @@ def test_a_folder_and_a_glob_are_read_in_the_order_of_names(tmp_path: Path) -> N
     assert [record["source"] for record in deep.records] == ["a/z.csv"]
 
 
+@pytest.mark.parametrize("folder", ["data[1]", "what?", "*", "[a]/b*c"])
+def test_a_folder_whose_name_looks_like_a_wildcard_is_read(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder / "in").mkdir(parents=True)
+    (tmp_path / "data1").mkdir()
+    for name in (f"{folder}/b.jsonl", f"{folder}/in/c.jsonl", "data1/a.jsonl"):
+        write_jsonl(tmp_path / name, [{"text": name}])
+
+    def read(dataset: str) -> list[str]:
+        return [record["source"] for record in run(tmp_path / dataset, tmp_path / "out").records]
+
+    assert read(folder) == ["b.jsonl", "in/c.jsonl"]
+    assert read(f"{folder}/*.jsonl") == ["b.jsonl"]
+    assert read("data[0-9]/*.jsonl") == ["data1/a.jsonl"]
+
+
+def test_only_a_readme_and_a_licence_are_left_out_by_their_name(tmp_path: Path) -> None:
+    for name in ("README", "readme.jsonl", "LICENSE.jsonl", "licensed_content.jsonl", "readmes.jsonl"):
+        write_jsonl(tmp_path / name, [{"text": name}])
+    result = run(tmp_path, tmp_path.parent / "out")
+    assert [record["source"] for record in result.records] == ["licensed_content.jsonl", "readmes.jsonl"]
+
+
 def test_a_folder_is_pinned_by_its_names_and_bytes(tmp_path: Path) -> None:
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
