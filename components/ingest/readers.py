@@ -43,7 +43,8 @@ def _streamed(path: Path, found: Format, select: Select) -> Iterator[Block]:
             if found.name == "jsonl":
                 yield from line_blocks(file)
             else:
-                yield from blocks(csv_rows(file, found.delimiter) if found.delimiter else TEXT[found.name](file))
+                csv = found.delimiter
+                yield from blocks(csv_rows(file, csv, path.name) if csv else TEXT[found.name](file))
         except (OSError, EOFError) as error:
             raise DataError(f"dataset: cannot read {path}: {' '.join(str(error).split())}") from error
 

@@ -107,11 +107,14 @@ def parse(raw: bytes) -> Any:
     return value
 
 
-def csv_rows(file: IO[bytes], delimiter: str) -> Iterator[Row]:
+def csv_rows(file: IO[bytes], delimiter: str, name: str) -> Iterator[Row]:
     """The rows under a header line, as mappings of its cells to theirs.
 
+    Args:
+        name: the file's, for messages.
+
     Raises:
-        DataError: the header has a name twice.
+        DataError: the header has a name twice, or a quote is never closed: the rows behind it would be one.
     """
     csv.field_size_limit(MAX_ROW)
     source = _CsvLines(lines(file))
@@ -121,6 +124,11 @@ def csv_rows(file: IO[bytes], delimiter: str) -> Iterator[Row]:
         try:
             cells = next(reader, None)
         except (csv.Error, _OverLongError) as error:
+            if source.ended:
+                raise DataError(
+                    f"dataset: {name} ends inside the row that begins on line {source.position}: a quote in it is not "
+                    "closed; mend it, for what follows it cannot be read"
+                ) from None
             reason = Reject.OVER_LONG if isinstance(error, _OverLongError) else Reject.WRONG_TYPE
             yield Row(source.position, reason, source.take())
             continue
@@ -207,12 +215,16 @@ class _CsvLines:
         self._pending: list[bytes] = []
         self._size = 0
         self.position = 0
+        self.ended = False
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        number, line = next(self._source)
+        number, line = next(self._source, (0, None))
+        if line is None:
+            self.ended = True
+            raise StopIteration
         data = line.digest.encode() if isinstance(line, Hashed) else line
         if self._pending or data.strip(b"\r\n"):  # a row begins with the first line that is not empty
             self.position = number if not self._pending else self.position

@@ -206,6 +206,19 @@ def test_a_quote_that_nothing_closes_ends_a_csv_row_at_the_limit(tmp_path: Path)
     assert len(result.records) > 500
 
 
+def test_a_quote_that_is_open_where_a_csv_ends_refuses_the_file(tmp_path: Path) -> None:
+    """What stands behind it would be one rejected row of thousands."""
+    lines = [f"question {number},answer" for number in range(5000)]
+    lines[20] = '"question 20,answer'
+    (tmp_path / "rows.csv").write_text("\n".join(["question,answer", *lines]), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        run(tmp_path / "rows.csv")
+    assert_one_line(caught.value, "rows.csv", "begins on line 22: a quote in it is not closed")
+    lines[20] = '"question 20","answer"'
+    (tmp_path / "rows.csv").write_text("\n".join(["question,answer", *lines]), encoding="utf-8")
+    assert len(run(tmp_path / "rows.csv").records) == 5000
+
+
 def test_deep_nesting_rejects_only_its_row(tmp_path: Path) -> None:
     deep = b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     good = json.dumps(ROWS[0]).encode()
