@@ -20,6 +20,10 @@ from components.records import Reject
 SHORTEST, LONGEST, ONE_IN = 384 << 10, 768 << 10, 16
 HEADING = re.compile(r"#{1,6}\s")
 FENCE = ("```", "~~~")
+# The end of a key, or a text that looks like it; and without most texts: a quote in one has a backslash before it,
+# behind a key there is none, or two.
+COLON = re.compile(rb'"[ \t\r\n]*:')
+KEY_END = re.compile(rb'"(?:(?<!\\")|(?<=\\\\"))[ \t\r\n]*:')
 
 
 def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Hashed]]:
@@ -95,16 +99,29 @@ def json_list(file: IO[bytes]) -> Iterator[Row]:
 
 
 def parse(raw: bytes) -> Any:
-    """A JSON value, or why it is none. A key that stands twice in an object has no one value."""
+    """A JSON value, or why it is none. A key that stands twice in any of its objects has no one value."""
     try:
         value = orjson.loads(raw)
     except ValueError:
         return _parse_slowly(raw)
-    # the first count settles it for most rows; text that looks like a key is looked at more closely
-    suspect = isinstance(value, dict) and raw.count(b'":') != len(value)
-    if suspect and (b"\\u" in raw or any(raw.count(b'"%b"' % key.encode()) > 1 for key in value)):
-        return _parse_slowly(raw)
-    return value
+    if not isinstance(value, dict):
+        return value
+    # the first count settles it for most rows; it is of all keys, and of texts that look like one
+    found = len(COLON.findall(raw))
+    if found == len(value) or found == (keys := _keys(value)) or len(KEY_END.findall(raw)) == keys:
+        return value
+    return _parse_slowly(raw)
+
+
+def _keys(value: dict[str, Any]) -> int:
+    """How many keys all the objects in a JSON object have."""
+    count = 0
+    parts: list[Any] = [value]
+    for part in parts:  # grows on the way
+        count += len(part) if type(part) is dict else 0
+        inner = part.values() if type(part) is dict else part
+        parts.extend([one for one in inner if type(one) is dict or type(one) is list])
+    return count
 
 
 def csv_rows(file: IO[bytes], delimiter: str, name: str) -> Iterator[Row]:
