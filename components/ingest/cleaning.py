@@ -45,9 +45,11 @@ ODD = (
     r"|[ \t](?:[\n\x00]|$)|\n\n\n"
 )
 MARKED = r"\[[0-9A-Za-z]"  # the switch references
-# A text with one of these, or an index that looks like CODE, is a program or tells of one: its brackets are indices.
-# Prose that has one keeps its marks, which harms nothing.
-PROGRAM = ("```", "[0]", "];", "[i]", "{", "/*", " = ", ";\n", ":\n  ")
+# A text with one of these is a program or tells of one: its brackets are indices. So it is with a sign or CODE, where a
+# mark stands behind a word, as an index does. Prose that has one keeps its marks, which harms nothing.
+PROGRAM = ("```", "[0]", "];", "[i]")
+INDEX = re.compile(r"\[(?<=[^\s.,;:!?\]]\[)")
+SIGNS = ("{", "/*", " = ", ";\n", ":\n  ")
 CODE = re.compile(
     r"[=+*/<>&|]\s?[A-Za-z_]\w*\["  # behind an operator: y+a[1]
     r"|\((?<=\w\()(?:[\['\"]|\w+(?:\[|, ?\w+\[))"  # in a call: f('[a]'), f(a[1]), f(x, a[1])
@@ -94,7 +96,11 @@ def _dereferenced(text: str) -> str:
 
 
 def _is_code(text: str) -> bool:
-    if any(mark in text for mark in PROGRAM) or CODE.search(text):
+    if any(mark in text for mark in PROGRAM):
+        return True
+    if not INDEX.search(text):
+        return False
+    if any(sign in text for sign in SIGNS) or CODE.search(text):
         return True
     if any(word in text for word in KEYWORDS) and BEHIND_KEYWORD.search(text):
         return True

@@ -33,6 +33,7 @@ PROGRAMS = (
     "declare char buf[64], c before the loop",
     "re.sub('[a]','x',s)",
     "matrix[2][3]",
+    "```\njq '.[1]' rows.json\n```",
     "for row in rows:\n    yield row, parts[2]",
     "SELECT tags[1] FROM posts WHERE id = 3",
 )
@@ -59,6 +60,7 @@ CASES = {
         ("```\nnames[1]\n```", "```\nnames[1]\n```"),
         ("in 2010[2010], [1, 2] and [sic]", "in 2010[2010], [1, 2] and [sic]"),
         ("at example.com[1] (formerly Ex[2]), a + b and more[3]", "at example.com (formerly Ex), a + b and more"),
+        ("In 1901 x = 2 held.[1] Then:\n  more,[2] it is said.[3]", "In 1901 x = 2 held. Then:\n  more, it is said."),
         *((code, code) for code in PROGRAMS),
     ],
     "nfc": [("e\u0301a\u0308", "éä"), ("①ﬁ", "①ﬁ")],
