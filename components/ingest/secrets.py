@@ -44,7 +44,8 @@ NAME = (
     r"(?:[_-](?:prod(?:uction)?|dev(?:elopment)?|test|stag(?:e|ing)|live|main|old|new|v?\d{1,2}))?"
 )
 VALUE = r"[\"'`]?(?P<value>[!#-%+\-./0-9:=?@A-Z\\^_a-z~]{8,})"
-NAMED = re.compile(rf"(?i:{NAME})[\"']?\s{{0,2}}(?:=>?|:|>|\bis\b:?)\s{{0,2}}{VALUE}")
+NAMED = re.compile(rf"(?i:{NAME})[\"']?\s{{0,2}}(?:=>?|:|\bis\b:?)\s{{0,2}}{VALUE}")
+ELEMENT = re.compile(rf"<(?:[a-zA-Z]{{1,20}}[:_-])?(?i:{NAME})>{VALUE}(?=</)")
 OPTION = re.compile(rf"--(?:[a-z]{{1,20}}-)?(?i:{NAME}) {VALUE}")
 DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
 NAMES = ("secret", "token", "passw", "pwd", "credential", "bearer ", "authorization")
@@ -141,7 +142,7 @@ def named_secrets(text: str) -> Found:
     """What is called a secret, token, key or password, and is no word."""
     if not (mentions(text, NAMES) or (mentions(text, ("key",)) and KEYS.search(lowered(text)))):
         return
-    for pattern in (BEARER, NAMED, OPTION):
+    for pattern in (BEARER, NAMED, ELEMENT, OPTION):
         for match in pattern.finditer(text):
             quoted = text[match.end() : match.end() + 1] in ('"', "'", "`")
             value = match["value"] if quoted else match["value"].rstrip(TRAILING)
