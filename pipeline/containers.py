@@ -119,6 +119,6 @@ def _mounts(settings: Settings, runs: Path, cache: Path) -> list[Any]:
         for source in (p.dataset, *listed, p.base_model, p.template, p.gate_rules, p.drift_rules, *named)
         if source and where(source) == "local"
     }
-    read = {path if path.exists() else Path(glob_parts(str(path))[0]) for path in read}
+    read = {path if path.exists() else Path(glob_parts(str(path), os.path.isdir)[0]) for path in read}
     read = {path for path in read if path.exists()}
     return [Mount(str(path), str(path), type="bind", read_only=path in read) for path in sorted(written | read)]

@@ -45,8 +45,21 @@ ODD = (
     r"|[ \t](?:[\n\x00]|$)|\n\n\n"
 )
 MARKED = r"\[[0-9A-Za-z]"  # the switch references
-# A text with these is a program: its brackets are indices.
+# A text with one of these is a program or tells of one: its brackets are indices. So it is with a sign or CODE, where a
+# mark stands behind a word, as an index does. Prose that has one keeps its marks, which harms nothing.
 PROGRAM = ("```", "[0]", "];", "[i]")
+INDEX = re.compile(r"\[(?<=[^\s.,;:!?\]]\[)")
+SIGNS = ("{", "/*", " = ", ";\n", ":\n  ")
+CODE = re.compile(
+    r"[=+*/<>&|]\s?[A-Za-z_]\w*\["  # behind an operator: y+a[1]
+    r"|\((?<=\w\()(?:[\['\"]|\w+(?:\[|, ?\w+\[))"  # in a call: f('[a]'), f(a[1]), f(x, a[1])
+    # an attribute's: a.b[1], a.b(x); not of a site
+    r"|\.(?<=[a-z_]\.)(?!(?:com|org|net|edu|gov|info|co|uk|us|io)\b)[a-z_]\w*[\[(]"
+    r"|\]\s?(?:[+*/%<>&|]\s?[\w(]|- ?(?:\d|\w+\[))"  # before an operator: a[1] * b
+)
+KEYWORDS = ("return ", "print ", "char ", "int ")
+BEHIND_KEYWORD = re.compile(rf"\b(?:{'|'.join(KEYWORDS)})[A-Za-z_]\w*\[")
+FEWEST_WORDS = 3  # of prose: what is shorter may be one index, matrix[2][3]
 
 
 def control(text: str) -> str:
@@ -79,7 +92,19 @@ def references(text: str) -> str:
 
 
 def _dereferenced(text: str) -> str:
-    return text if any(mark in text for mark in PROGRAM) else REFERENCE.sub("", text)
+    return text if _is_code(text) else REFERENCE.sub("", text)
+
+
+def _is_code(text: str) -> bool:
+    if any(mark in text for mark in PROGRAM):
+        return True
+    if not INDEX.search(text):
+        return False
+    if any(sign in text for sign in SIGNS) or CODE.search(text):
+        return True
+    if any(word in text for word in KEYWORDS) and BEHIND_KEYWORD.search(text):
+        return True
+    return text.isascii() and len(text.split(None, FEWEST_WORDS)) < FEWEST_WORDS
 
 
 def nfc(text: str) -> str:

@@ -180,8 +180,8 @@ def _delimiter(head: bytes, told: str) -> str:
     text = head.decode("utf-8", "replace").lstrip()
     header = text.partition("\n")[0]
     delimiter = max(",\t;", key=header.count)
-    if told == "csv":
-        return delimiter
+    if told == "csv":  # a | is also in text, so it comes last
+        return delimiter if delimiter in header or "|" not in header else "|"
     if told in ("text", "markdown") or delimiter not in header:
         return ""
     widths: list[int] = []

@@ -4,6 +4,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from components.ingest.cleaning import parse_cleaning
 from components.ingest.preparation import Rules
 from components.ingest.readers import read_file, read_hub
 from components.ingest.rows import Block
-from components.ingest.shapes import Shape, choose, wanted
+from components.ingest.shapes import Shape, choose, selected
+from components.ingest.tables import Select
 from components.ingest.text import rows_of
 from components.ingest.workers import Done, Preparer, Task, prepared
 from components.merging import merge_prepared
@@ -168,8 +170,8 @@ class _Tasks:
         for source, place in _told_apart(self._sources):
             name = source.name or _own_name(place)
             columns = {**self._columns, **source.columns}
-            for label, kind, unread in _files(source, place, wanted(columns)):
-                shape, blocks = _shaped(unread, columns)
+            for label, kind, unread in _files(source, place, partial(selected, given=columns)):
+                shape, blocks = _shaped(label, unread, columns)
                 file = File(
                     source=name,
                     label=label,
@@ -196,17 +198,17 @@ def _own_name(place: Pinned) -> str:
     return place.uri if where(place.uri) == "hub" else short_name(place.uri)
 
 
-def _files(source: Source, place: Pinned, names: frozenset[str]) -> Iterator[tuple[str, str, Iterator[Block]]]:
+def _files(source: Source, place: Pinned, select: Select) -> Iterator[tuple[str, str, Iterator[Block]]]:
     """A source's files: the name that stands in records and rejects, the format, the rows in blocks."""
     if where(place.uri) == "hub":
-        yield source.name or place.uri, "hub", read_hub(place, names)
+        yield source.name or place.uri, "hub", read_hub(place, select)
         return
     for name, path in fetch_files(place).items():
-        kind, blocks = read_file(path, names)
+        kind, blocks = read_file(path, select)
         yield "/".join(filter(None, (source.name, name))), kind, blocks
 
 
-def _shaped(blocks: Iterator[Block], columns: Mapping[str, str]) -> tuple[Shape, Iterator[Block]]:
+def _shaped(label: str, blocks: Iterator[Block], columns: Mapping[str, str]) -> tuple[Shape, Iterator[Block]]:
     """The shape that a file's first rows have, and all of its blocks."""
     sample: list[Block] = []
     values: list[object] = []
@@ -216,4 +218,7 @@ def _shaped(blocks: Iterator[Block], columns: Mapping[str, str]) -> tuple[Shape,
         if len(values) == SAMPLE:
             break
     names = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
-    return choose(names, columns), chain(sample, blocks)
+    try:
+        return choose(names, columns), chain(sample, blocks)
+    except DataError as error:
+        raise DataError(f"dataset: {label}: {error}") from None

@@ -26,7 +26,7 @@ SEPARATORS = re.compile(r"[^\d+]+", re.ASCII)
 # Letters as addresses have them: where words are not divided by spaces, the text around an address is no part of it.
 LETTER = r"\wÀ-ɏͰ-ϿЀ-ӿ"
 EMAIL = re.compile(
-    rf"(?<![{LETTER}.+%-])[{LETTER}][{LETTER}.+%'&-]{{0,63}}(?:@|\s?[(\[]at[)\]]\s?)(?:[{LETTER}][{LETTER}-]{{0,62}}\.)+"
+    rf"(?<![{LETTER}])[{LETTER}][{LETTER}.+%'&-]{{0,63}}(?:@|\s?[(\[]at[)\]]\s?)(?:[{LETTER}][{LETTER}-]{{0,62}}\.)+"
     r"(?!(?:png|jpe?g|gif|svg|webp)\b)[A-Za-zÀ-ɏͰ-ϿЀ-ӿ]{2,24}\b", re.ASCII
 )  # fmt: skip
 IPV4 = re.compile(r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?!\.?\d|\w)", re.ASCII)
@@ -54,7 +54,7 @@ IBAN_LENGTH = {country: length for length, countries in IBAN_LENGTHS.items() for
 SSN_NAMES = ("ssn", "social security")
 SSN = r"(?!000|666|9\d\d)\d{3}(?P<s>[- ]?)(?!00)\d{2}(?P=s)(?!0000)\d{4}(?!\w|-\d)"
 SSN_SHAPE = re.compile(r"[0-8](?<![\w-].)\d\d-(?<!000-)(?<!666-)(?!00)\d{2}-(?!0000)\d{4}(?!\w|-\d)", re.ASCII)
-SSN_NAMED = re.compile(r"\b(?:ssn|social security)" + GLUE + f"(?P<value>{SSN})", re.IGNORECASE | re.ASCII)
+SSN_NAMED = re.compile(r"\b(?:ssn\)?|social security)" + GLUE + f"(?P<value>{SSN})", re.IGNORECASE | re.ASCII)
 PASSPORT_NAMES = ("passport", "travel document", "reisepass", "passeport", "pasaporte", "passaporto", "paspoort")
 PASSPORT = re.compile(
     rf"(?:{'|'.join(PASSPORT_NAMES)})" + GLUE +
@@ -65,12 +65,15 @@ PHONE_INTERNATIONAL = tuple(
     for prefix in ("+", "00")
 )
 PHONE_NATIONAL = re.compile(rf"[0-9](?<![\w+.\-/:].)(?:{GAP}[0-9]){{6,13}}(?![\w%]|[-.,]\d)", re.ASCII)
-PHONE_NAMED = re.compile(
+PHONE_WORD = (
     r"\b(?:tel|phone|telephone|telefon|téléphone|teléfono|mobile|mob|cell|handy|fax|call|ring|dial|sms|whatsapp|hotline|"
-    r"contact|reach|text)" + GLUE + r"\s?(?:(?:me |us |him |her |them |you )?(?:at |on )?)\(?$", re.IGNORECASE
-)  # fmt: skip
+    r"contact|reach|text)"
+)
+PHONE_NAMED = re.compile(PHONE_WORD + GLUE + r"\s?(?:(?:me |us |him |her |them |you )?(?:at |on )?)\(?$", re.IGNORECASE)
+PHONE_MEANT = re.compile(rf"{PHONE_WORD}\b|\bnumber (?:is|was)\b", re.IGNORECASE)
 # Numbers written as at home, without a word that tells what they are: North America's, and a trunk 0.
-NANP = re.compile(r"(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d([ .-]))[2-9]\d\d(?(1)\1|[ .-])\d{4}")
+NANP = re.compile(r"(?:1[ .-])?(?:\([2-9]\d\d\) ?|([2-9]\d\d)([ .-]))([2-9]\d\d)(?(2)\2|[ .-])(\d{4})")
+SIZES = frozenset(("1024", "2048", "4096", "8192"))  # of layers and images: 256-512-1024
 TRUNK = re.compile(r"\(?0\d{1,5}[)/]?[ \-/.]?\d[\d \-/.]+")
 # What has the shape of such a number and is none: a date, the groups of an IBAN or a card.
 DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{2}|\d{4})|(?:19|20)\d\d([./-])\d{1,2}\2\d{1,2}.*")
@@ -207,7 +210,7 @@ def phones(text: str) -> Found:
         start -= start == match.start() and _opens_before(text, match)
         before = text[max(0, start - 30) : start]
         other = THING.search(before) or GROUP.search(before)
-        if PHONE_NAMED.search(before) or (not other and _at_home(text[start:end])):
+        if PHONE_NAMED.search(before) or (not other and _at_home(text[start:end], before)):
             yield start, end
 
 
@@ -247,17 +250,25 @@ def _is_possible(number: str) -> bool:
         return False
 
 
-def _at_home(candidate: str) -> bool:
+def _at_home(candidate: str, before: str) -> bool:
     """Whether a number is written as at home in a country where such a number exists."""
     if DATE.fullmatch(candidate):
         return False
-    if NANP.fullmatch(candidate):
-        return True
+    if nanp := NANP.fullmatch(candidate):
+        return "(" in candidate or _is_american(candidate, nanp, before)
     return (
         TRUNK.fullmatch(candidate) is not None
         and not candidate.isdigit()
         and any(_is_valid(candidate, region) for region in TRUNK_REGIONS)
     )
+
+
+def _is_american(candidate: str, nanp: re.Match[str], before: str) -> bool:
+    """Whether three groups of digits are a number of North America's, and not any three numbers."""
+    area, gap, exchange, line = nanp.groups()
+    if area == exchange or line in SIZES or exchange.endswith("11"):
+        return False
+    return (gap != " " or PHONE_MEANT.search(before) is not None) and _is_valid(candidate, "US")
 
 
 # In order: whoever comes first keeps its characters.

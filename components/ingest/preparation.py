@@ -23,6 +23,7 @@ from components.records import Reject, Removal, canonical_json, content_keys, no
 
 REJECTED = frozenset(Reject)
 OWN = 4  # of a draft's texts: instruction, context, response and category; what was said before stands before them
+CONTEXT = -3  # its place among them
 NO_TEXTS = ("",) * OWN
 NOTHING = Draft.of(NO_TEXTS)
 
@@ -152,9 +153,10 @@ def _fixed(data: bytes, name: str) -> pa.Array:
 
 
 def _emptied(before: str, after: str) -> bool:
-    """Whether a text that a record must have is gone."""
-    pairs = list(zip(before.split(BOUNDARY)[-OWN:], after.split(BOUNDARY)[-OWN:], strict=True))
-    return any(one and not other for one, other in (pairs[0], *pairs[2:]))
+    """Whether a text that a record must have is gone: any but the context, and also of what was said before."""
+    pairs = list(zip(before.split(BOUNDARY), after.split(BOUNDARY), strict=True))
+    del pairs[CONTEXT]
+    return any(one and not other for one, other in pairs)
 
 
 def _history(roles: tuple[str, ...], texts: Sequence[str]) -> str:

@@ -39,10 +39,15 @@ ISSUED = re.compile(
     r"whsec_|dckr_pat_|AccountKey=)[\w+/=.-]{15,}\w",
     re.ASCII,
 )
-NAMED = re.compile(
-    r"(?i:(?:api[ _-]?key|secret|token|passw(?:or)?d|pwd|credential|private[ _-]?key|access[ _-]?key)s?)"
-    r"[\"']?\s{0,2}(?:=>?|:|\bis\b)\s{0,2}[\"'`]?(?P<value>[!#-%+\-./0-9:=?@A-Z\\^_a-z~]{8,})"
+NAME = (
+    r"(?:api[ _-]?key|secret(?:[ _-]?key)?|token|passw(?:or)?d|pwd|credential|private[ _-]?key|access[ _-]?key)s?"
+    r"(?:[_-](?:prod(?:uction)?|dev(?:elopment)?|test|stag(?:e|ing)|live|main|old|new|v?\d{1,2}))?"
 )
+VALUE = r"[\"'`]?(?P<value>[!#-%+\-./0-9:=?@A-Z\\^_a-z~]{8,})"
+NAMED = re.compile(rf"(?i:{NAME})[\"']?\s{{0,2}}(?:=>?|:|\bis\b:?)\s{{0,2}}{VALUE}")
+ELEMENT = re.compile(rf"<(?:[a-zA-Z]{{1,20}}[:_-])?(?i:{NAME})>{VALUE}(?=</)")
+OPTION = re.compile(rf"--(?:[a-z]{{1,20}}-)?(?i:{NAME}) {VALUE}")
+DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
 NAMES = ("secret", "token", "passw", "pwd", "credential", "bearer ", "authorization")
 KEYS = re.compile(r"(?:api|access|private)[ _-]?key")
 BEARER = re.compile(r"(?i:\b(?:bearer|authorization: basic)) (?P<value>[\w+/=.~-]{16,})")
@@ -137,12 +142,18 @@ def named_secrets(text: str) -> Found:
     """What is called a secret, token, key or password, and is no word."""
     if not (mentions(text, NAMES) or (mentions(text, ("key",)) and KEYS.search(lowered(text)))):
         return
-    for pattern in (BEARER, NAMED):
+    for pattern in (BEARER, NAMED, ELEMENT, OPTION):
         for match in pattern.finditer(text):
             quoted = text[match.end() : match.end() + 1] in ('"', "'", "`")
             value = match["value"] if quoted else match["value"].rstrip(TRAILING)
-            if _is_mixed(value):
+            if _is_mixed(value) and (quoted or not _is_looked_up(value, text, match.start("value"))):
                 yield match.start("value"), match.start("value") + len(value)
+
+
+def _is_looked_up(value: str, text: str, start: int) -> bool:
+    """Whether a value without quotes is an expression of a program: settings.KEY2, word2vec(x)."""
+    called = text[start + len(value) : start + len(value) + 1] == "("
+    return ("." in value or called) and DOTTED.fullmatch(value) is not None and not _is_random(value)
 
 
 def random_tokens(text: str) -> Found:

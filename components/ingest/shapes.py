@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from components.errors import DataError
 from components.ingest.cleaning import BOUNDARY
 from components.records import Reject
 
@@ -17,12 +18,15 @@ ALIASES = {
     "messages": ("messages", "conversations", "conversation"),
     "text": ("text", "content", "code"),
 }
+# A row is a record only with one of these.
+MAIN = ("instruction", "response", "messages", "text")
 ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "bot"), "assistant"),
     "system": "system",
 }
 UNKNOWN = "unknown"
+SHOWN = 20  # of the columns that there are, in a message
 # Characters of all of a conversation's records, for each repeats what was said before it: 10,000 short turns would
 # come to gigabytes.
 MAX_TURNS = 16 << 20
@@ -105,11 +109,18 @@ class Shape:
         return tuple(self.columns[name] for name in ("instruction", "context", "response", "category"))
 
 
-def wanted(given: Mapping[str, str]) -> frozenset[str]:
-    """The names, in lower case, of all columns that could be read."""
-    return frozenset(name.strip().lower() for names in ALIASES.values() for name in names) | {
-        name.strip().lower() for name in given.values()
-    }
+def selected(names: Iterable[str], given: Mapping[str, str]) -> list[str]:
+    """The columns of a table that are worth reading.
+
+    All, where none of them makes a record, or one that the user named is missing: then they are told.
+    """
+    names = list(names)
+    main = {given.get(field, alias).strip().lower() for field in MAIN for alias in ALIASES[field]}
+    lower = {name.strip().lower() for name in names}
+    if not main & lower or not set(given.values()) <= set(names):
+        return names
+    known = {alias for aliases in ALIASES.values() for alias in aliases}
+    return [name for name in names if name.strip().lower() in known or name in given.values()]
 
 
 def choose(names: Iterable[str], given: Mapping[str, str]) -> Shape:
@@ -117,8 +128,13 @@ def choose(names: Iterable[str], given: Mapping[str, str]) -> Shape:
 
     Args:
         given: the columns that the user named, by field; they come first.
+
+    Raises:
+        DataError: the rows have columns, but not one that the user named: its field would be empty in every record.
     """
     names = list(names)
+    if names:
+        _check_given(names, given)
     by_name = {name.strip().lower(): name for name in reversed(names)}
     known = {
         field: next((by_name[alias] for alias in aliases if alias in by_name), None)
@@ -130,13 +146,23 @@ def choose(names: Iterable[str], given: Mapping[str, str]) -> Shape:
     for field in ("messages", "text"):
         if field in given or (field == "messages" and field in found and not asked):
             return Shape(columns={field: found[field], **category})
-    if "instruction" not in found and "response" in found and "input" in by_name:
-        found["instruction"], found["context"] = by_name["input"], "context"
+    asks = by_name.get("input")
+    if "instruction" not in found and "response" in found and asks and asks not in given.values():
+        others = [by_name[alias] for alias in ALIASES["context"] if alias in by_name and alias != "input"]
+        found.update(instruction=asks, context=given.get("context", [*others, "context"][0]))
     if not asked and not {"instruction", "response"} & found.keys() and (len(names) == 1 or "text" in found):
         return Shape(columns={"text": found.get("text", names[0]), **category})
     return Shape(
         columns={field: found.get(field, field) for field in ("instruction", "context", "response", "category")}
     )
+
+
+def _check_given(names: list[str], given: Mapping[str, str]) -> None:
+    for field, column in given.items():
+        if column not in names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            there = ", ".join(map(repr, names[:SHOWN]))
+            raise DataError(f"columns: {field}={column}: no such column; there are {there}{more}")
 
 
 def required(value: Any) -> str | Reject:

@@ -1,7 +1,7 @@
 """Readers of tables: Parquet, Arrow files and streams, and hub datasets, a batch of rows at a time."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +14,8 @@ from components.ingest.rows import MAX_ROW, Row
 from components.records import Reject
 from components.sources import hub_parts
 
+# Which of the columns of a table are read.
+Select = Callable[[list[str]], list[str]]
 BATCH = 256
 # A footer that claims more is damaged.
 LARGEST_FOOTER = 1 << 28
@@ -25,30 +27,30 @@ TEXT_AS_BYTES = {
 WITHOUT_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 
-def parquet(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
+def parquet(path: Path, select: Select) -> Iterator[Row]:
     """The rows of a Parquet file."""
     with _damage(path, "Parquet"):
         options = {"thrift_string_size_limit": LARGEST_FOOTER, "thrift_container_size_limit": 1 << 24}
         with pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True, **options) as file:
-            columns = chosen(file.schema_arrow.names, wanted)
+            columns = chosen(file.schema_arrow.names, select)
             yield from _rows(file.iter_batches(batch_size=BATCH, columns=columns))
 
 
-def arrow_file(path: Path, wanted: frozenset[str]) -> Iterator[Row]:
+def arrow_file(path: Path, select: Select) -> Iterator[Row]:
     """The rows of an Arrow IPC file."""
     with _damage(path, "Arrow"), pa.memory_map(str(path)) as memory:
         reader = pa.ipc.open_file(memory)
         batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
-        yield from _rows(_checked(batches, wanted))
+        yield from _rows(_checked(batches, select))
 
 
-def arrow_stream(path: Path, file: IO[bytes], wanted: frozenset[str]) -> Iterator[Row]:
+def arrow_stream(path: Path, file: IO[bytes], select: Select) -> Iterator[Row]:
     """The rows of an Arrow IPC stream."""
     with _damage(path, "Arrow"):
-        yield from _rows(_checked(pa.ipc.open_stream(file), wanted))
+        yield from _rows(_checked(pa.ipc.open_stream(file), select))
 
 
-def hub(uri: str, wanted: frozenset[str]) -> Iterator[Row]:
+def hub(uri: str, select: Select) -> Iterator[Row]:
     """The rows of one split of a hub dataset."""
     from datasets import load_dataset
 
@@ -57,18 +59,17 @@ def hub(uri: str, wanted: frozenset[str]) -> Iterator[Row]:
         dataset = load_dataset(name, revision=revision, split=split or "train").with_format("arrow")
     except Exception as error:  # the hub's, the file system's and the readers' own; each says what is wrong
         raise DataError(f"dataset: cannot load {uri}: {' '.join(str(error).split())}") from error
-    tables = dataset.select_columns(chosen(dataset.column_names, wanted)).iter(BATCH)
+    tables = dataset.select_columns(chosen(dataset.column_names, select)).iter(BATCH)
     yield from _rows(batch for table in tables for batch in table.to_batches())
 
 
-def chosen(names: Iterable[str], wanted: frozenset[str]) -> list[str]:
-    """The columns whose names are wanted, or all of them.
+def chosen(names: Iterable[str], select: Select) -> list[str]:
+    """The columns that are to be read.
 
     Raises:
         DataError: two of them have the same name.
     """
-    names = list(names)
-    found = [name for name in names if name.strip().lower() in wanted] or names
+    found = select(list(names))
     twice = next((name for name, count in Counter(found).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"dataset: two columns of a table have the name {twice!r}; rename one")
@@ -85,10 +86,10 @@ def _damage(path: Path, kind: str) -> Iterator[None]:
         raise DataError(f"dataset: {path.name} is not a readable {kind} file: {first}") from error
 
 
-def _checked(batches: Iterable[Any], wanted: frozenset[str]) -> Iterator[Any]:
+def _checked(batches: Iterable[Any], select: Select) -> Iterator[Any]:
     """Slices of batches whose buffers were checked: Arrow trusts the offsets that stand in a file."""
     for batch in batches:
-        narrow = batch.select(chosen(batch.schema.names, wanted))
+        narrow = batch.select(chosen(batch.schema.names, select))
         for column in narrow.columns:
             # text that is not UTF-8 is a row's fault, wrong offsets are the file's
             text = TEXT_AS_BYTES.get(column.type)

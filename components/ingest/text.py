@@ -20,6 +20,10 @@ from components.records import Reject
 SHORTEST, LONGEST, ONE_IN = 384 << 10, 768 << 10, 16
 HEADING = re.compile(r"#{1,6}\s")
 FENCE = ("```", "~~~")
+# The end of a key, or a text that looks like it; and without most texts: a quote in one has a backslash before it,
+# behind a key there is none, or two.
+COLON = re.compile(rb'"[ \t\r\n]*:')
+KEY_END = re.compile(rb'"(?:(?<!\\")|(?<=\\\\"))[ \t\r\n]*:')
 
 
 def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Hashed]]:
@@ -99,23 +103,39 @@ def json_list(file: IO[bytes]) -> Iterator[Row]:
 
 
 def parse(raw: bytes) -> Any:
-    """A JSON value, or why it is none. A key that stands twice in an object has no one value."""
+    """A JSON value, or why it is none. A key that stands twice in any of its objects has no one value."""
     try:
         value = orjson.loads(raw)
     except ValueError:
         return _parse_slowly(raw)
-    # the first count settles it for most rows; text that looks like a key is looked at more closely
-    suspect = isinstance(value, dict) and raw.count(b'":') != len(value)
-    if suspect and (b"\\u" in raw or any(raw.count(b'"%b"' % key.encode()) > 1 for key in value)):
-        return _parse_slowly(raw)
-    return value
+    if not isinstance(value, dict):
+        return value
+    # the first count settles it for most rows; it is of all keys, and of texts that look like one
+    found = len(COLON.findall(raw))
+    if found == len(value) or found == (keys := _keys(value)) or len(KEY_END.findall(raw)) == keys:
+        return value
+    return _parse_slowly(raw)
 
 
-def csv_rows(file: IO[bytes], delimiter: str) -> Iterator[Row]:
+def _keys(value: dict[str, Any]) -> int:
+    """How many keys all the objects in a JSON object have."""
+    count = 0
+    parts: list[Any] = [value]
+    for part in parts:  # grows on the way
+        count += len(part) if type(part) is dict else 0
+        inner = part.values() if type(part) is dict else part
+        parts.extend([one for one in inner if type(one) is dict or type(one) is list])
+    return count
+
+
+def csv_rows(file: IO[bytes], delimiter: str, name: str) -> Iterator[Row]:
     """The rows under a header line, as mappings of its cells to theirs.
 
+    Args:
+        name: the file's, for messages.
+
     Raises:
-        DataError: the header has a name twice.
+        DataError: the header has a name twice, or a quote is never closed: the rows behind it would be one.
     """
     csv.field_size_limit(MAX_ROW)
     source = _CsvLines(lines(file))
@@ -125,6 +145,11 @@ def csv_rows(file: IO[bytes], delimiter: str) -> Iterator[Row]:
         try:
             cells = next(reader, None)
         except (csv.Error, _OverLongError) as error:
+            if source.ended:
+                raise DataError(
+                    f"dataset: {name} ends inside the row that begins on line {source.position}: a quote in it is not "
+                    "closed; mend it, for what follows it cannot be read"
+                ) from None
             reason = Reject.OVER_LONG if isinstance(error, _OverLongError) else Reject.WRONG_TYPE
             yield Row(source.position, reason, source.take())
             continue
@@ -211,12 +236,16 @@ class _CsvLines:
         self._pending: list[bytes] = []
         self._size = 0
         self.position = 0
+        self.ended = False
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        number, line = next(self._source)
+        number, line = next(self._source, (0, None))
+        if line is None:
+            self.ended = True
+            raise StopIteration
         data = line.digest.encode() if isinstance(line, Hashed) else line
         if self._pending or data.strip(b"\r\n"):  # a row begins with the first line that is not empty
             self.position = number if not self._pending else self.position

@@ -18,6 +18,25 @@ TEXTS = st.text(
     max_size=60,
 ).map(lambda text: text.replace(BOUNDARY, ""))
 
+PROGRAMS = (
+    "sys.argv[1]",
+    "You find it in sys.argv[1] when it starts",
+    "return arr[j] + 1",
+    "and then return arr[j] to the caller",
+    "row[1] * row[2]",
+    "the sum is row[1] - row[2] in euros",
+    "int(parts[2])",
+    "it calls max(first, parts[2]) or print(parts[3]) then",
+    "${args[1]}",
+    "for each one echo ${args[1]} again",
+    "char buf[64], c",
+    "declare char buf[64], c before the loop",
+    "re.sub('[a]','x',s)",
+    "matrix[2][3]",
+    "```\njq '.[1]' rows.json\n```",
+    "for row in rows:\n    yield row, parts[2]",
+    "SELECT tags[1] FROM posts WHERE id = 3",
+)
 CASES = {
     "control": [
         ("a\x07b\x1b[31mred\x1b[0m\x7f", "abred"),
@@ -40,6 +59,9 @@ CASES = {
         ("items[0] comes before items[1]", "items[0] comes before items[1]"),
         ("```\nnames[1]\n```", "```\nnames[1]\n```"),
         ("in 2010[2010], [1, 2] and [sic]", "in 2010[2010], [1, 2] and [sic]"),
+        ("at example.com[1] (formerly Ex[2]), a + b and more[3]", "at example.com (formerly Ex), a + b and more"),
+        ("In 1901 x = 2 held.[1] Then:\n  more,[2] it is said.[3]", "In 1901 x = 2 held. Then:\n  more, it is said."),
+        *((code, code) for code in PROGRAMS),
     ],
     "nfc": [("e\u0301a\u0308", "éä"), ("①ﬁ", "①ﬁ")],
 }
@@ -88,7 +110,9 @@ def test_many_records_are_cleaned_as_each_would_be_alone(records: list[str]) -> 
     assert together.changed == alone.changed
 
 
-@pytest.mark.parametrize("unit", [" ", "\t", "\n", " \n", "\r", "[", "[1", "\u00a0", "\x1b[1;", "e\u0301"])
+@pytest.mark.parametrize(
+    "unit", [" ", "\t", "\n", " \n", "\r", "[", "[1", "a.b", "f(", "int a", "] ", "\u00a0", "\x1b[1;", "e\u0301"]
+)
 def test_repetitive_text_takes_no_longer_than_its_length_explains(unit: str) -> None:
     """A pattern that tried every end from every start would take hours."""
     started = time.process_time()

@@ -23,6 +23,7 @@ from fsspec.implementations.memory import MemoryFile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from components import files
 from components.errors import DataError
 from components.ingest.rows import MAX_ROW
 from tests.components.ingesting import Result, assert_one_line, run
@@ -205,6 +206,19 @@ def test_a_quote_that_nothing_closes_ends_a_csv_row_at_the_limit(tmp_path: Path)
     assert len(result.records) > 500
 
 
+def test_a_quote_that_is_open_where_a_csv_ends_refuses_the_file(tmp_path: Path) -> None:
+    """What stands behind it would be one rejected row of thousands."""
+    lines = [f"question {number},answer" for number in range(5000)]
+    lines[20] = '"question 20,answer'
+    (tmp_path / "rows.csv").write_text("\n".join(["question,answer", *lines]), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        run(tmp_path / "rows.csv")
+    assert_one_line(caught.value, "rows.csv", "begins on line 22: a quote in it is not closed")
+    lines[20] = '"question 20","answer"'
+    (tmp_path / "rows.csv").write_text("\n".join(["question,answer", *lines]), encoding="utf-8")
+    assert len(run(tmp_path / "rows.csv").records) == 5000
+
+
 def test_deep_nesting_rejects_only_its_row(tmp_path: Path) -> None:
     deep = b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     good = json.dumps(ROWS[0]).encode()
@@ -305,6 +319,20 @@ def test_a_link_to_itself_or_to_nothing_is_named(tmp_path: Path) -> None:
             with pytest.raises(DataError) as caught:
                 run(dataset, tmp_path / "out")
             assert_one_line(caught.value, "rows.jsonl")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """One goes away while the search is on its way to it: root, who runs the tests, may read every other."""
+    for name in ("a.jsonl", "gone/b.jsonl", ".hidden/c.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jsonl(ROWS))
+    walk = files.walk(tmp_path, 9)
+    assert next(walk)[0] == "a.jsonl"
+    shutil.rmtree(tmp_path / ".hidden")  # holds no data
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(DataError) as caught:
+        list(walk)
+    assert_one_line(caught.value, "dataset: cannot read the folder", str(tmp_path / "gone"))
 
 
 @pytest.mark.parametrize("evil", ["/bucket/data/../../../evil.jsonl", "/bucket/data/a/../../../../evil.jsonl"])

@@ -179,6 +179,8 @@ def test_sections_of_markdown_are_records_of_their_own(tmp_path: Path) -> None:
         ([{"prompt": "q", "completion": "a"}], ("q", "", "a")),
         ([{"instruction": "q", "input": "c", "output": "a"}], ("q", "c", "a")),
         ([{"input": "q", "output": "a"}], ("q", "", "a")),
+        ([{"Input": "q", "Context": "c", "Output": "a"}], ("q", "c", "a")),
+        ([{"input": "q", "passage": "c", "output": "a"}], ("q", "c", "a")),
         ([{"text": "a"}], ("", "", "a")),
         ([{"code": "a", "path": "x.py"}], ("", "", "a")),
         ([{"content": "a", "path": "x.py"}], ("", "", "a")),
@@ -197,6 +199,51 @@ def test_shapes_are_told_by_the_names_of_columns(
         return
     (record,) = run(path).records
     assert (record["instruction"], record["context"], record["response"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "expected"),
+    [
+        ({"input": "q", "passage": "c", "output": "a"}, "context=passage", ("q", "c", "a")),
+        ({"input": "q", "Context": "c", "output": "a", "passage": ""}, "context=Context", ("q", "c", "a")),
+        ({"input": "c", "ask": "q", "output": "a"}, "instruction=ask", ("q", "c", "a")),
+    ],
+)
+def test_a_context_beside_input_and_output_is_kept(
+    tmp_path: Path, row: dict[str, str], columns: str, expected: tuple[str, str, str]
+) -> None:
+    (record,) = run(write_jsonl(tmp_path / "rows.jsonl", [row]), columns=columns).records
+    assert (record["instruction"], record["context"], record["response"]) == expected
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_named_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"rows.{format}"
+    path.write_bytes(FORMATS[format]([{"instruction": "q", "Context": "c", "response": "a", "more": "d"}]))
+    with pytest.raises(DataError) as caught:
+        run(path, columns="context=Contxt")
+    there = "'instruction', 'Context', 'response', 'more'"
+    assert_one_line(caught.value, f"rows.{format}: columns: context=Contxt: no such column; there are {there}")
+    assert run(path, columns="context=Context").records[0]["context"] == "c"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_table_without_a_column_of_a_record_is_no_text(tmp_path: Path, format: str) -> None:
+    for name in ("category", "passage"):
+        path = tmp_path / f"rows.{format}"
+        path.write_bytes(FORMATS[format]([{name: "c", "ask": "q", "say": "a"}] * 3))
+        for columns in ("", f"category={name}"):
+            with pytest.raises(DataError, match="missing_field 3"):
+                run(path, columns=columns)
+        assert run(path, columns="instruction=ask,response=say").records[0]["response"] == "a"
+
+
+def test_a_bar_separates_cells_where_nothing_else_does(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": "a, b"}, {"question": "r", "answer": "c; d"}]
+    (tmp_path / "rows.csv").write_bytes(table(rows, "|"))
+    assert [record["response"] for record in run(tmp_path / "rows.csv").records] == ["a, b", "c; d"]
+    (tmp_path / "other.csv").write_bytes(table([{"question": "q", "answer": "a", "a|b|c|d": "x"}], ","))
+    assert run(tmp_path / "other.csv").records[0]["response"] == "a"
 
 
 OPENAI = [
@@ -289,6 +336,28 @@ def test_a_folder_and_a_glob_are_read_in_the_order_of_names(tmp_path: Path) -> N
     assert [record["source"] for record in glob.records] == ["b.jsonl", "c.md"]
     deep = run(f"{data}/**/*.csv", tmp_path / "out")
     assert [record["source"] for record in deep.records] == ["a/z.csv"]
+
+
+@pytest.mark.parametrize("folder", ["data[1]", "what?", "*", "[a]/b*c"])
+def test_a_folder_whose_name_looks_like_a_wildcard_is_read(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder / "in").mkdir(parents=True)
+    (tmp_path / "data1").mkdir()
+    for name in (f"{folder}/b.jsonl", f"{folder}/in/c.jsonl", "data1/a.jsonl"):
+        write_jsonl(tmp_path / name, [{"text": name}])
+
+    def read(dataset: str) -> list[str]:
+        return [record["source"] for record in run(tmp_path / dataset, tmp_path / "out").records]
+
+    assert read(folder) == ["b.jsonl", "in/c.jsonl"]
+    assert read(f"{folder}/*.jsonl") == ["b.jsonl"]
+    assert read("data[0-9]/*.jsonl") == ["data1/a.jsonl"]
+
+
+def test_only_a_readme_and_a_licence_are_left_out_by_their_name(tmp_path: Path) -> None:
+    for name in ("README", "readme.jsonl", "LICENSE.jsonl", "licensed_content.jsonl", "readmes.jsonl"):
+        write_jsonl(tmp_path / name, [{"text": name}])
+    result = run(tmp_path, tmp_path.parent / "out")
+    assert [record["source"] for record in result.records] == ["licensed_content.jsonl", "readmes.jsonl"]
 
 
 def test_a_folder_is_pinned_by_its_names_and_bytes(tmp_path: Path) -> None:

@@ -70,7 +70,22 @@ def test_any_text_gives_spans_in_order_inside_it_without_overlaps(text: str) -> 
 
 
 @pytest.mark.parametrize(
-    "unit", ["a@", "a1", "::", "1 ", "+1 ", "0044 ", "eyJ.", "x=y ", "-----BEGIN PRIVATE KEY-----!"]
+    "unit",
+    [
+        "a@",
+        "a-",
+        "a.",
+        "%a@",
+        "--token ",
+        "a1",
+        "::",
+        "1 ",
+        "+1 ",
+        "0044 ",
+        "eyJ.",
+        "x=y ",
+        "-----BEGIN PRIVATE KEY-----!",
+    ],
 )
 def test_repetitive_text_takes_no_longer_than_its_length_explains(unit: str) -> None:
     """A pattern that tried every end from every start would take hours."""
@@ -153,6 +168,23 @@ def test_a_finder_of_names_that_is_not_there_is_a_bad_parameter(reference: str) 
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\nand no end", "PRIVATE_KEY", None),
         ("ftp://me:hunter2secret@files.example.org/x", "SECRET", "hunter2secret"),
         ("[2001:db8:1::1f]:443", "IP_ADDRESS", "2001:db8:1::1f"),
+        *(
+            (f"{before}alice-b@example.com", "EMAIL", "alice-b@example.com")
+            for before in ("-", "--", "+", ".", "%", "- ")
+        ),
+        ("social security number (SSN): 123456789", "US_SSN", "123456789"),
+        ("my number is 212 456 7890", "PHONE", "212 456 7890"),
+        ("the phone of the shop: 212 456 7890", "PHONE", "212 456 7890"),
+        ("in New York 212-456-7890 answers", "PHONE", "212-456-7890"),
+        ("password is: Abc12345", "SECRET", "Abc12345"),
+        ("secret key: abcd1234efgh", "SECRET", "abcd1234efgh"),
+        ("SECRET_KEY=abcd1234efgh5678", "SECRET", "abcd1234efgh5678"),
+        ("API_KEY_PROD=abcd1234efgh5678", "SECRET", "abcd1234efgh5678"),
+        ("<password>abc12345</password>", "SECRET", "abc12345"),
+        ("mysql --password abc12345 shop", "SECRET", "abc12345"),
+        ("run --db-password abc12345", "SECRET", "abc12345"),
+        ("password: 'user2.password'", "SECRET", "user2.password"),
+        ("token: a9Kx3Qz7Lm2.Pw8R.vT5y1Bn4Ge6Hj0Uc", "SECRET", "a9Kx3Qz7Lm2.Pw8R.vT5y1Bn4Ge6Hj0Uc"),
     ],
 )
 def test_forms_that_real_text_has(text: str, type: str, value: str | None) -> None:
@@ -164,7 +196,11 @@ def test_forms_that_real_text_has(text: str, type: str, value: str | None) -> No
 @pytest.mark.parametrize(
     "text",
     ["1914-1918", "3.14159265358979", "10:30:45", "::1", "0.0.0.0", "std::map::begin", "Public Act 098-1142", "C++::a",
-     "SHA-256", string.ascii_letters, "a" * 64, "user@host", "$1,234,567.89", "2020-01-01T00:00:00+00:00"],
+     "SHA-256", string.ascii_letters, "a" * 64, "user@host", "$1,234,567.89", "2020-01-01T00:00:00+00:00",
+     "sizes 256 512 1024", "512-512-1024", "256-512-1024", "224 224 3000", "weights: 200 250 3000 g",
+     "ports 300 443 8080", "token = word2vec.encode", "password = user2.password", "token=self.tok2id",
+     "api_key = settings.OPENAI_KEY2", "token = word2vec(text)", "if token > limit2000:",
+     "run --token-file secrets2.txt"],
 )  # fmt: skip
 def test_text_that_only_looks_like_personal_data(text: str) -> None:
     assert find(text) == []

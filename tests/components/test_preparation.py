@@ -65,6 +65,22 @@ def test_a_record_of_which_cleaning_leaves_nothing_is_rejected(tmp_path: Path) -
     assert len(records) == 2
 
 
+@pytest.mark.parametrize(("emptied", "left"), [(0, 0), (1, 0), (2, 1), (3, 1)])
+def test_an_answer_to_a_conversation_of_which_cleaning_empties_a_message_is_rejected(
+    tmp_path: Path, emptied: int, left: int
+) -> None:
+    """The model would be trained on an empty turn, and the turns of one conversation would part ways in split."""
+    said = ["\u200b" if number == emptied else f"{number} words" for number in range(4)]
+    roles = ["user", "assistant"] * 2
+    chats = [
+        {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]}
+        for texts in (said, ["What", "is", "left", "alone"])
+    ]
+    records, metrics = run(tmp_path, chats)
+    assert metrics["rejected"] == {"empty_field": 2 - left}
+    assert [record["response"] for record in records] == [*said[1::2][:left], "is", "alone"]
+
+
 def test_with_everything_off_the_text_is_the_source_s(tmp_path: Path) -> None:
     records, metrics = run(tmp_path, ROWS, pii="off", cleaning="")
     assert [record["context"] for record in records] == ["Ann[1] is\u00a0here.", "Ann is here.", ""]
