@@ -25,6 +25,7 @@ def local_files(path: Path) -> dict[str, Path]:
             that is left out.
     """
     if path.is_file():
+        _check_name(path.name)
         return {path.name: path}
     base, pattern = glob_parts(path.as_posix(), os.path.isdir)
     depth = len(PurePosixPath(pattern).parts) if "**" not in pattern else sys.maxsize
@@ -37,11 +38,21 @@ def local_files(path: Path) -> dict[str, Path]:
             raise DataError(
                 f"dataset: {Path(base, name)} is a link to a folder or to nothing; name where it should lead"
             )
+        _check_name(name)
         found[name] = Path(base, name)
     if not found:
         what = f"{path} has no data files" if path.is_dir() else f"no file matches {path}"
         raise DataError(f"dataset: {what}")
     return {name: found[name] for name in sorted(found)}
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"dataset: the file name {name!r} is not UTF-8, and records name their file; rename it"
+        ) from None
 
 
 def glob_parts(path: str, is_folder: Callable[[str], bool] = lambda _: False) -> tuple[str, str]:

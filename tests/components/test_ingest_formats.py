@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,14 @@ def test_only_a_readme_and_a_licence_are_left_out_by_their_name(tmp_path: Path) 
         write_jsonl(tmp_path / name, [{"text": name}])
     result = run(tmp_path, tmp_path.parent / "out")
     assert [record["source"] for record in result.records] == ["licensed_content.jsonl", "readmes.jsonl"]
+
+
+@pytest.mark.parametrize("below", ["", os.fsdecode(b"caf\xe9.jsonl")])
+def test_a_file_whose_name_is_no_text_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / os.fsdecode(b"caf\xe9.jsonl"), [{"text": "a"}])
+    with pytest.raises(DataError, match=r"the file name 'caf\\udce9.jsonl' is not UTF-8"):
+        run(tmp_path / "data" / below)
 
 
 def test_a_folder_is_pinned_by_its_names_and_bytes(tmp_path: Path) -> None:
