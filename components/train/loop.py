@@ -112,6 +112,8 @@ class Loop:
                     bar.set_postfix(self._shown(), refresh=False)
                     bar.update()
                 self._boundary()
+            if self._losses or self.state.unlogged:  # ended early, between two points of the curve
+                self._log()
         finally:
             if bar is not None:
                 bar.close()
@@ -182,10 +184,13 @@ class Loop:
     def _log(self) -> None:
         self._settle()
         state, steps = self.state, self.state.unlogged
-        norm = steps[-1][1]
+        norms = [norm for _, norm in steps if norm is not None]
+        finite = [norm for norm in norms if math.isfinite(norm)]  # JSON has no other
+        skipped = len(norms) - len(finite)
         self._record(
             loss=sum(loss for loss, _ in steps) / len(steps),
-            **({} if norm is None else {"grad_norm": norm}),
+            **({"grad_norm": finite[-1]} if finite else {}),
+            **({"skipped_steps": skipped} if skipped else {}),
             learning_rate=self.schedule(state.step - 1),
             tokens_per_second=(state.tokens - state.logged_tokens) / (state.seconds - state.logged_seconds),
             memory_gib=memory_gib(self.engine.device),

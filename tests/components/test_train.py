@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -24,11 +25,15 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from components.errors import DataError, ParameterError
 from components.models import load_model
+from components.records import write_json
 from components.train.batches import GlobalBatches
 from components.train.board import Board
 from components.train.config import TrainConfig
 from components.train.deepspeed import deepspeed_config
+from components.train.interruption import Interruption
+from components.train.loop import Loop, State
 from components.train.memory import report
+from components.train.rows import Rows
 from components.train.train import train
 from tests.components.trainings import command, curve, prepare, run, weights
 from tests.golden import FOLDER
@@ -169,6 +174,59 @@ def test_lora_learns_the_stop_token_and_saves_whole_weights(prepared: Path, stor
     adapted = PeftModel.from_pretrained(base_model, str(adapters)).float().merge_and_unload().bfloat16().state_dict()
     assert all(torch.equal(adapted[key], weight) for key, weight in saved.items())
     assert str(stories) not in (adapters / "adapter_config.json").read_text()
+
+
+class OverflowingEngine(torch.nn.Module):
+    """As DeepSpeed's under fp16, whose first steps' gradients overflow: it skips these steps and says inf."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+        self.norms = iter([math.inf, 1.5, math.inf, math.inf])
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+    def backward(self, loss: torch.Tensor, scale_wrt_gas: bool) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+
+    def get_global_grad_norm(self) -> float:
+        return next(self.norms)
+
+
+def test_steps_that_fp16_skips_are_counted_and_leave_a_curve_that_json_can_hold(
+    prepared: Path, stories: Path, tmp_path: Path
+) -> None:
+    fp16 = config(
+        prepared, stories, tmp_path, precision="fp16", zero_stage=1, logging_steps=2, per_device_batch_size=15, epochs=1
+    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    try:
+        engine = OverflowingEngine(load_model(stories, 520, torch.float32))
+        state = State(global_batch=15, world_size=1)
+        Loop(fp16, engine, Rows(fp16.train), Rows(fp16.test), state, None, Interruption()).run()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert state.step == 4
+    write_json(tmp_path / "curves.json", state.history)
+    assert curve(tmp_path, "grad_norm") == [1.5]
+    assert curve(tmp_path, "skipped_steps") == [1, 2]
+
+
+def test_a_training_that_stops_between_two_points_of_its_curve_has_a_loss(
+    prepared: Path, stories: Path, tmp_path: Path
+) -> None:
+    stopping = {"early_stopping_patience": 1, "eval_steps": 1, "learning_rate": "0.3", "checkpoints": tmp_path / "kept"}
+    finished = run(prepared, stories, tmp_path, logging_steps=1000, epochs=5, nproc_per_node=1, **stopping)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    [loss] = curve(tmp_path, "loss")
+    assert json.loads((tmp_path / "metrics.json").read_text())["train_loss"] == loss
 
 
 def test_tensorboard_reads_one_curve_from_all_attempts(prepared: Path, stories: Path, tmp_path: Path) -> None:
