@@ -39,6 +39,7 @@ class State:
     wall_seconds: float = 0.0  # since the first start, in all attempts
     attempts: int = 1
     best_step: int | None = None
+    kept_step: int | None = None  # the best one that has a checkpoint, which stays
     best_loss: float = math.inf
     evaluations_since_best: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -241,12 +242,21 @@ class Loop:
         return bool(patience) and self.state.evaluations_since_best >= patience
 
     def _save(self) -> None:
-        if self.checkpoints is None or self._saved_at == self.state.step:
-            return
+        """Writes a checkpoint, unless this step has one; only then does the best one before it lose its protection."""
+        state, kept = self.state, self.state.kept_step
+        if state.best_step == state.step:
+            state.kept_step = state.step
+        if self._saved_at != state.step and not self._written():
+            state.kept_step = kept
+
+    def _written(self) -> bool:
+        if self.checkpoints is None:
+            return False
         self._settle()  # nothing that is no number may stand in a checkpoint
         self.state.wall_seconds = self.wall_seconds()
-        self.checkpoints.save(self.engine, asdict(self.state), frozen=self.config.method == "lora")
-        self._saved_at = self.state.step
+        written = self.checkpoints.save(self.engine, asdict(self.state), frozen=self.config.method == "lora")
+        self._saved_at = self.state.step if written else self._saved_at
+        return written
 
     def _stop(self) -> None:
         self._save()

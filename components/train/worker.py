@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -81,11 +82,25 @@ class Worker:
         if self.rank == 0:
             print(f"train: {startup(self.times)}", flush=True)
         loop.run()
-        best = state.best_step
-        if self.config.early_stopping_patience and self.checkpoints and best not in (None, state.step):
-            engine.destroy()
-            _, engine = self.begin(self.checkpoints.of_step(best) if best else None)
+        if self.config.early_stopping_patience:
+            engine = self.best(engine, state)
         self.write(engine, state, loop)
+
+    def best(self, engine: Any, state: State) -> Any:
+        """The engine with the best weights that there still are: those it has, a checkpoint's, or the base model's."""
+        losses = {entry["step"]: entry["eval_loss"] for entry in state.history if "eval_loss" in entry}
+        candidates = {step for step in (state.best_step, state.kept_step, state.step) if step is not None}
+        for step in sorted(candidates, key=losses.__getitem__):
+            if step == state.step:
+                break
+            checkpoint = self.checkpoints.of_step(step) if self.checkpoints and step else None
+            if checkpoint or not step:
+                engine.destroy()
+                _, engine = self.begin(checkpoint)
+                break
+            if self.rank == 0:
+                print(f"train: the weights of step {step}, held-out loss {losses[step]:.3f}, are lost", file=sys.stderr)
+        return engine
 
     def board(self, state: State) -> Board | None:
         """TensorBoard's files, where they are asked for."""

@@ -191,7 +191,7 @@ class OverflowingEngine(torch.nn.Module):
         return self.module(**inputs)
 
     def backward(self, loss: torch.Tensor, scale_wrt_gas: bool) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def step(self) -> None:
         self.optimizer.zero_grad()

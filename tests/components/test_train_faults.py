@@ -327,5 +327,36 @@ def test_early_stopping_ends_with_the_best_weights(
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["best_step"] == 5 * best > 0
     assert metrics["steps"] == 5 * (best + 2)
-    scores = score(load_model(tmp_path / "model", 0, torch.float32), list(read_table(prepared / "test")), batch_size=8)
-    assert float(scores.nll.sum() / scores.tokens.sum()) == pytest.approx(losses[best], rel=1e-5)
+    assert held_out_loss(tmp_path, prepared) == pytest.approx(losses[best], rel=1e-5)
+
+
+def held_out_loss(output: Path, prepared: Path) -> float:
+    scores = score(load_model(output / "model", 0, torch.float32), list(read_table(prepared / "test")), batch_size=8)
+    return float(scores.nll.sum() / scores.tokens.sum())
+
+
+@pytest.mark.faults
+def test_best_weights_that_could_not_be_kept_cost_no_more_than_these(
+    start: Callable[..., Training], prepared: Path, tmp_path: Path
+) -> None:
+    """Of the best checkpoints only the first can be written; it stays, and the training ends with what it has."""
+    stopping = {"early_stopping_patience": 2, "learning_rate": "3e-3", "eval_steps": 5, "epochs": 50}
+    training = start(**stopping, save_total_limit=1)
+    training.wait_until(lambda: any(training.checkpoints.glob("*/")))
+    [folder] = training.checkpoints.iterdir()
+    for step in range(10, 1000, 5):
+        (folder / f".partial-checkpoint-{step}").touch()  # where a folder would have to be
+    training.wait_for_step(16)
+    training.process.send_signal(signal.SIGTERM)
+    code, said = training.end()
+    assert code == RESUME_EXIT_CODE, said
+    assert "the checkpoint at step 10 could not be written" in said
+    assert 5 in steps(training.checkpoints)
+    code, said = start(**stopping, save_total_limit=1).end()
+    assert code == 0, said
+    losses = curve(tmp_path, "eval_loss")
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert f"checkpoint-{5 * best} is damaged (COMPLETE is missing) and is passed over" in said
+    assert f"train: the weights of step {5 * best}, held-out loss {losses[best]:.3f}, are lost" in said
+    assert losses[-1] < losses[1], "the last weights are the better ones of those there still are"
+    assert held_out_loss(tmp_path, prepared) == pytest.approx(losses[-1], rel=1e-5)
