@@ -145,7 +145,8 @@ class Worker:
 
     def for_these_ranks(self, checkpoint: Path | None, state: State) -> Path | None:
         """A checkpoint of another number of ranks in a form that these can load; None where that is not needed."""
-        if checkpoint is None or self.checkpoints is None or state.world_size == self.world_size:
+        divided = self.config.zero_stage > 0  # else each rank has all of it, and only the first has written
+        if checkpoint is None or self.checkpoints is None or state.world_size == self.world_size or not divided:
             return None
         converted = universal(checkpoint) if self.checkpoints.acts() else None
         path: Path = self.checkpoints.of_the_acting(converted)

@@ -295,7 +295,7 @@ def test_ranks_that_do_not_stop_in_time_are_killed(start: Callable[..., Training
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("zero_stage", "start"),
-    [(1, "checkpoints"), (2, "checkpoints"), (3, "checkpoints"), (2, "checkpoint_store")],
+    [(0, "checkpoints"), (1, "checkpoints"), (2, "checkpoints"), (3, "checkpoints"), (2, "checkpoint_store")],
     indirect=["start"],
 )
 def test_another_number_of_ranks_goes_on_with_the_same_curve(
@@ -310,7 +310,8 @@ def test_another_number_of_ranks_goes_on_with_the_same_curve(
     code, said = start(nproc_per_node=2, zero_stage=zero_stage).end()
     assert code == 0, said
     assert curve(tmp_path, "loss") == pytest.approx(curve(whole, "loss"), rel=1e-4)
-    assert curve(tmp_path, "grad_norm") == pytest.approx(curve(whole, "grad_norm"), rel=1e-3)
+    norms = curve(whole, "grad_norm") if zero_stage else []  # without ZeRO, DeepSpeed tells none in fp32
+    assert curve(tmp_path, "grad_norm") == pytest.approx(norms, rel=1e-3)
     assert curve(tmp_path, "learning_rate") == curve(whole, "learning_rate")
 
 
