@@ -307,6 +307,7 @@ def test_a_diverging_training_stops_and_says_so(prepared: Path, stories: Path, t
     ("arguments", "message"),
     [
         ({"precision": "fp16"}, "precision=fp16 needs a GPU; use bf16 or fp32"),
+        ({"precision": "fp16", "zero_stage": 0}, "precision=fp16 is not allowed with zero_stage=0, which does not "),
         ({"method": "qlora"}, "method='qlora' is unknown; allowed: full, lora"),
         ({"zero_stage": 4}, "zero_stage=4 is unknown; allowed: 0, 1, 2, 3"),
         ({"epochs": 0}, "epochs=0.0 must be greater than 0"),
