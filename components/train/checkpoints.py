@@ -289,7 +289,8 @@ def _sync_folder(folder: Path) -> None:
 
 def reason(error: Exception) -> str:
     """An error in one line."""
-    return (getattr(error, "strerror", None) or str(error)).strip().splitlines()[0]
+    said = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
+    return said[0] if said else type(error).__name__
 
 
 def universal(checkpoint: Path) -> Path:

@@ -21,6 +21,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from components.errors import DataError, ParameterError
@@ -28,9 +29,11 @@ from components.models import load_model
 from components.records import write_json
 from components.train.batches import GlobalBatches
 from components.train.board import Board
+from components.train.checkpoints import reason
 from components.train.config import TrainConfig
 from components.train.deepspeed import deepspeed_config
 from components.train.interruption import Interruption
+from components.train.launcher import cause
 from components.train.loop import Loop, State
 from components.train.memory import report
 from components.train.rows import Rows
@@ -342,6 +345,16 @@ def config(prepared: Path, base: Path, output: Path, **values: Any) -> TrainConf
 @pytest.mark.parametrize(
     ("side", "change", "message"),
     [
+        (
+            "train",
+            lambda rows: rows.drop_columns(["loss_start"]),
+            "train: .* has no loss_start; give the train rows",
+        ),
+        (
+            "test",
+            lambda rows: rows.select(["id"]),
+            "test: .* has no input_ids, loss_start; give the test rows",
+        ),
         ("train", of_no_rows, "train: .* holds no rows; give more records, or another test_size"),
         ("test", of_no_rows, "test: .* holds no rows; give more records, or another test_size"),
         ("train", of_prompts_alone, "has a target token, so there is nothing to learn or to measure"),
@@ -353,6 +366,58 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_the_ranks_start(
     pq.write_table(change(pq.read_table(prepared / side)), tmp_path / side)
     with pytest.raises(DataError, match=message):
         train(config(prepared, stories, tmp_path, **{side: tmp_path / side}))
+
+
+def test_inputs_that_cannot_be_read_are_one_line_and_exit_2(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    text, cut = tmp_path / "rows.txt", tmp_path / "base"
+    text.write_text("no table")
+    shutil.copytree(stories, cut)
+    weights_file = cut / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:-1000])
+    for base, arguments, message in (
+        (stories, {"train": text}, f"train: train: {text} is no Parquet file; give the train rows that split wrote"),
+        (
+            stories,
+            {"test": tmp_path},
+            f"train: test: {tmp_path} is no Parquet file; give the test rows that split wrote",
+        ),
+        (cut, {}, f"train: base_model: {weights_file} is no whole safetensors file ("),
+    ):
+        finished = run(prepared, base, tmp_path, **arguments)
+        assert finished.returncode == 2
+        assert finished.stderr.strip().splitlines()[-1].startswith(message)
+        assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (
+            "AcceleratorError: CUDA error: out of memory\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
+            "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n",
+            "AcceleratorError: CUDA error: out of memory",
+        ),
+        (
+            'RuntimeError: Error(s) in loading state_dict for Llama:\n\tMissing key(s) in state_dict: "a". \n\tMore',
+            'RuntimeError: Error(s) in loading state_dict for Llama: Missing key(s) in state_dict: "a".',
+        ),
+        ("ImportError: \nModel requires the sentencepiece library\nInstall it", "ImportError: Model requires the sent"),
+        ("TrainingError: step 2: the loss is nan", "step 2: the loss is nan"),
+        ("AssertionError: ", "AssertionError:"),
+    ],
+)
+def test_a_ranks_error_is_told_by_the_line_that_says_what_it_is(raised: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "error.json"
+    file.write_text(json.dumps({"message": {"message": raised, "extraInfo": {"timestamp": "1"}}}))
+    failure = ProcessFailure(local_rank=3, pid=1, exitcode=1, error_file=str(file))
+    message = str(cause(ChildFailedError("train", {3: failure})))
+    assert message.startswith(f"training failed: rank 3: {told}")
+    assert "\n" not in message
+
+
+def test_an_error_without_words_is_told_by_its_type() -> None:
+    assert reason(AssertionError()) == "AssertionError"
+    assert reason(OSError(28, "No space left on device")) == "No space left on device"
 
 
 def test_rows_longer_than_a_models_table_of_positions_are_refused(prepared: Path, tmp_path: Path) -> None:
