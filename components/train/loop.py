@@ -36,7 +36,7 @@ class State:
     world_size: int
     tokens: int = 0  # input tokens of all ranks
     seconds: float = 0.0  # in optimizer steps
-    wall_seconds: float = 0.0  # since the first start, in all attempts
+    accelerator_seconds: float = 0.0  # of every rank of every attempt, with its start-up
     attempts: int = 1
     best_step: int | None = None
     kept_step: int | None = None  # the best one that has a checkpoint, which stays
@@ -55,6 +55,7 @@ class Loop:
         engine: DeepSpeed's, around the model.
         checkpoints: None where none are written.
         board: None on all ranks but the one that writes TensorBoard's files.
+        started: when this attempt began, in seconds since 1970; now, unless given.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Loop:
         checkpoints: Checkpoints | None,
         interruption: Interruption,
         board: Board | None = None,
+        started: float | None = None,
     ) -> None:
         self.board = board
         self.config, self.engine, self.state = config, engine, state
@@ -93,7 +95,7 @@ class Loop:
         self._saved_at: int | None = state.step or None
         self._losses: list[torch.Tensor] = []  # this rank's part of each step's loss, left on the device
         self._norms: list[Any] = []
-        self._started = time.perf_counter() - state.wall_seconds
+        self._started, self._spent_before = started or time.time(), state.accelerator_seconds
 
     def run(self) -> None:
         """Trains to the end, or until held-out loss has stopped falling.
@@ -121,9 +123,9 @@ class Loop:
             if self.board is not None:
                 self.board.close()
 
-    def wall_seconds(self) -> float:
-        """Seconds that this and earlier attempts have taken, without start-up."""
-        return time.perf_counter() - self._started
+    def accelerator_seconds(self) -> float:
+        """Seconds that this and earlier attempts have taken, each times its ranks."""
+        return self._spent_before + (time.time() - self._started) * self.world_size
 
     def _step(self) -> None:
         started = time.perf_counter()
@@ -253,7 +255,7 @@ class Loop:
         if self.checkpoints is None:
             return False
         self._settle()  # nothing that is no number may stand in a checkpoint
-        self.state.wall_seconds = self.wall_seconds()
+        self.state.accelerator_seconds = self.accelerator_seconds()
         written = self.checkpoints.save(self.engine, asdict(self.state), frozen=self.config.method == "lora")
         self._saved_at = self.state.step if written else self._saved_at
         return written

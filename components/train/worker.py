@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -78,7 +78,10 @@ class Worker:
         state, engine = self.begin(checkpoint)
         interruption = Interruption(self.group)
         board = self.board(state)
-        loop = Loop(self.config, engine, self.rows, self.held_out, state, self.checkpoints, interruption, board)
+        loop = Loop(
+            *(self.config, engine, self.rows, self.held_out, state, self.checkpoints, interruption, board),
+            started=self.times["process"],
+        )
         if self.rank == 0:
             print(f"train: {startup(self.times)}", flush=True)
         loop.run()
@@ -141,7 +144,8 @@ class Worker:
             return State(global_batch=self.config.global_batch(self.world_size), world_size=self.world_size)
         if self.rank == 0 and self.checkpoints:
             print(f"train: resuming from {self.checkpoints.shown(checkpoint)}", flush=True)
-        return State(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+        saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        return State(**{field.name: saved[field.name] for field in fields(State) if field.name in saved})
 
     def for_these_ranks(self, checkpoint: Path | None, state: State) -> Path | None:
         """A checkpoint of another number of ranks in a form that these can load; None where that is not needed."""
@@ -163,7 +167,6 @@ class Worker:
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
         if self.rank != 0:
             return
-        wall_seconds = loop.wall_seconds()
         write_json(self.config.curves, state.history)
         write_json(
             self.config.metrics,
@@ -175,7 +178,7 @@ class Worker:
                 "tokens_per_second": state.tokens / state.seconds,
                 "train_seconds": state.seconds,
                 "startup_seconds": max(self.times.values()) - self.times["process"],
-                "accelerator_hours": wall_seconds * self.world_size / 3600,
+                "accelerator_hours": loop.accelerator_seconds() / 3600,
                 "peak_memory_gib": float(memory),
                 "failed_checkpoints": self.checkpoints.failures if self.checkpoints else 0,
                 "attempts": state.attempts,

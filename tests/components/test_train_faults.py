@@ -301,14 +301,18 @@ def test_ranks_that_do_not_stop_in_time_are_killed(start: Callable[..., Training
 def test_another_number_of_ranks_goes_on_with_the_same_curve(
     start: Callable[..., Training], whole: Path, tmp_path: Path, zero_stage: int
 ) -> None:
-    for processes in (2, 1):
+    starting, spent = 0.0, 0.0  # seconds of all ranks
+    for processes, until in ((2, 8), (1, 30), (2, 0)):
+        began = time.monotonic()
         training = start(nproc_per_node=processes, zero_stage=zero_stage)
-        training.wait_for_step(8 if processes == 2 else 30)
-        training.process.send_signal(signal.SIGTERM)
+        if until:
+            training.wait_for_step(until)
+            training.process.send_signal(signal.SIGTERM)
         code, said = training.end()
-        assert code == RESUME_EXIT_CODE, said
-    code, said = start(nproc_per_node=2, zero_stage=zero_stage).end()
-    assert code == 0, said
+        assert code == (RESUME_EXIT_CODE if until else 0), said
+        starting += processes * float(re.search(r"ready after ([\d.]+) s", said)[1])  # type: ignore[index]
+        spent += processes * (time.monotonic() - began)
+    assert starting < json.loads((tmp_path / "metrics.json").read_text())["accelerator_hours"] * 3600 < spent
     assert curve(tmp_path, "loss") == pytest.approx(curve(whole, "loss"), rel=1e-4)
     norms = curve(whole, "grad_norm") if zero_stage else []  # without ZeRO, DeepSpeed tells none in fp32
     assert curve(tmp_path, "grad_norm") == pytest.approx(norms, rel=1e-3)
