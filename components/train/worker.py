@@ -1,5 +1,6 @@
 """One rank of a training, as torchrun starts it."""
 
+import gc
 import json
 import os
 import sys
@@ -84,26 +85,32 @@ class Worker:
         )
         if self.rank == 0:
             print(f"train: {startup(self.times)}", flush=True)
+        del engine  # the loop's alone, which may need another
         loop.run()
         if self.config.early_stopping_patience:
-            engine = self.best(engine, state)
-        self.write(engine, state, loop)
+            self.take_best(loop)
+        self.write(loop)
 
-    def best(self, engine: Any, state: State) -> Any:
-        """The engine with the best weights that there still are: those it has, a checkpoint's, or the base model's."""
+    def take_best(self, loop: Loop) -> None:
+        """Puts the best weights that there still are into the engine: its own, a checkpoint's, or the base model's."""
+        state = loop.state
         losses = {entry["step"]: entry["eval_loss"] for entry in state.history if "eval_loss" in entry}
         candidates = {step for step in (state.best_step, state.kept_step, state.step) if step is not None}
         for step in sorted(candidates, key=losses.__getitem__):
             if step == state.step:
-                break
-            checkpoint = self.checkpoints.of_step(step) if self.checkpoints and step else None
-            if checkpoint or not step:
-                engine.destroy()
-                _, engine = self.begin(checkpoint)
-                break
+                return
+            if step == 0:
+                loop.engine.destroy()
+                loop.engine = None
+                gc.collect()  # before another one is made: there may be no room for two
+                loop.engine = self.begin(None)[1]
+                return
+            checkpoint = self.checkpoints.of_step(step) if self.checkpoints else None
+            if checkpoint:
+                self.read_weights(loop.engine, checkpoint, self.read_state(checkpoint))
+                return
             if self.rank == 0:
                 print(f"train: the weights of step {step}, held-out loss {losses[step]:.3f}, are lost", file=sys.stderr)
-        return engine
 
     def board(self, state: State) -> Board | None:
         """TensorBoard's files, where they are asked for."""
@@ -114,8 +121,7 @@ class Worker:
         """The state and the engine of a checkpoint, or of the base model."""
         state = self.read_state(checkpoint)
         self.config = self.config.divided(state.global_batch, self.world_size)
-        converted = self.for_these_ranks(checkpoint, state)
-        settings = deepspeed_config(self.config, self.world_size, universal=converted is not None)
+        settings = deepspeed_config(self.config, self.world_size)
         # First DeepSpeed's configuration, then the model: only so is it partitioned on loading.
         partitioned = HfDeepSpeedConfig(settings)
         model = prepare(self.config, len(self.tokenizer))
@@ -124,12 +130,18 @@ class Worker:
         engine = make_engine(model, self.config, settings)
         try_loss(engine, self.first_batch(engine.device))  # by all ranks at once: later, some may have no rows
         self.times.setdefault("DeepSpeed's engine", time.time())
-        if checkpoint and self.checkpoints:
-            load(engine, converted or checkpoint, self.config)
+        if checkpoint:
+            self.read_weights(engine, checkpoint, state)
             state = replace(state, world_size=self.world_size, attempts=state.attempts + 1)
             self.times.setdefault("checkpoint", time.time())
-            self.checkpoints.loaded()
         return state, engine
+
+    def read_weights(self, engine: Any, checkpoint: Path, state: State) -> None:
+        """Loads a checkpoint that was written with a state."""
+        converted = self.for_these_ranks(checkpoint, state)
+        load(engine, converted or checkpoint, self.config, universal=converted is not None)
+        if self.checkpoints:
+            self.checkpoints.loaded()
 
     def first_batch(self, device: torch.device) -> dict[str, Any]:
         """A short row with enough targets to try the loss on, the same on all ranks."""
@@ -156,8 +168,9 @@ class Worker:
         path: Path = self.checkpoints.of_the_acting(converted)
         return path
 
-    def write(self, engine: Any, state: State, loop: Loop) -> None:
+    def write(self, loop: Loop) -> None:
         """The model, the curves and the metrics."""
+        engine, state = loop.engine, loop.state
         sizes = {
             "parameters": parameter_count(engine.module),
             "trainable_parameters": parameter_count(engine.module, trainable=True),

@@ -320,11 +320,16 @@ def test_another_number_of_ranks_goes_on_with_the_same_curve(
 
 
 @pytest.mark.faults
-@in_either_place
+@pytest.mark.parametrize(
+    ("zero_stage", "start"),
+    [(0, "checkpoints"), (1, "checkpoints"), (2, "checkpoints"), (3, "checkpoints"), (3, "checkpoint_store")],
+    indirect=["start"],
+)
 def test_early_stopping_ends_with_the_best_weights(
-    start: Callable[..., Training], prepared: Path, tmp_path: Path
+    start: Callable[..., Training], prepared: Path, tmp_path: Path, zero_stage: int
 ) -> None:
-    code, said = start(early_stopping_patience=2, learning_rate="3e-3", eval_steps=5, zero_stage=3, epochs=50).end()
+    stopping = {"early_stopping_patience": 2, "learning_rate": "3e-3", "eval_steps": 5, "epochs": 50}
+    code, said = start(**stopping, zero_stage=zero_stage).end()
     assert code == 0, said
     losses = curve(tmp_path, "eval_loss")
     best = min(range(len(losses)), key=losses.__getitem__)
