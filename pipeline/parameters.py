@@ -27,6 +27,7 @@ from components.train.config import (
     PRECISIONS,
     SCHEDULES,
     check_offload,
+    check_precision,
 )
 
 # What names one file or folder, or one place in a store.
@@ -244,6 +245,7 @@ class Parameters:
         if self.method == "lora" and self.template == "dolly" and self.zero_stage == 3:
             raise ParameterError(f"zero_stage=3 is not allowed with method=lora and template=dolly: {NO_NEW_TOKENS}")
         check_offload(self.offload, self.zero_stage)
+        check_precision(self.precision, self.zero_stage)
 
     @classmethod
     def parse(cls, texts: dict[str, str], defaults: dict[str, Any] | None = None) -> "Parameters":

@@ -10,7 +10,7 @@ from components.records import digest, read_json, write_json
 from components.register.card import model_card
 from components.register.lineage import execution, lineage
 from components.register.signing import sign_if_asked
-from components.registry import Entry, open_registry
+from components.registry import Entry, Registry, Version, open_registry
 from components.run_notes import reject
 
 # What can run code when it is loaded: pickles, and a model's own modules.
@@ -44,6 +44,8 @@ def register(
     registered: Path,
 ) -> dict[str, Any]:
     """Registers the model, if it was accepted, as a version of the registered model and moves the champion alias to it.
+
+    The alias stays where it is when another version got it after the model had been compared: they were not compared.
 
     That a model was rejected is noted in the registry, so that the same run need not be made again to find that out.
 
@@ -131,15 +133,25 @@ def register(
             tags=_tags({**origin, "verdict": decision["verdict"], **execution()}),
             curves=read_json(curves) if curves else (),
         )
-        version, created = open_registry(registry, model_name).register(entry)
+        store = open_registry(registry, model_name)
+        version, created = store.register(entry)
     result = {"name": model_name, "version": version.number, "aliases": version.aliases}
     write_json(registered, result)
     print(
         f"register: {model_name} version {version.number} ({'new' if created else 'was there'}), "
-        f"alias {', '.join(version.aliases) or 'none: it was moved away by hand'}"
-        + (", signed" if signed and created else "")
+        f"alias {', '.join(version.aliases) or _why_none(store, version)}" + (", signed" if signed and created else "")
     )
     return result
+
+
+def _why_none(store: Registry, version: Version) -> str:
+    champion = store.champion()
+    if champion is None or any(move.to == version.number for move in store.moves()):
+        return "none: it was moved away by hand"
+    return (
+        f"none: version {champion.number} became the champion meanwhile and was not compared with it; "
+        "compare the two, and promote by hand"
+    )
 
 
 def _check_safe(model: Path, trusted: bool) -> None:

@@ -157,6 +157,9 @@ class Registry(ABC):
     def register(self, entry: Entry) -> tuple[Version, bool]:
         """Registers the folder's files as one version and makes it the champion; finds the version if it is there.
 
+        It is not made the champion when another version is than the one that the entry says it was compared with:
+        that one came meanwhile, and may be better.
+
         The version is made after every file has arrived, so an interrupted call leaves none behind. It is promoted
         once: when somebody moves the alias away, registering the same thing again does not move it back.
 
@@ -166,7 +169,7 @@ class Registry(ABC):
         with self._writing():
             found = self._found(entry.key)
             version = found or self._create(entry, content_digest(entry.folder))
-            if all(move.to != version.number for move in self.moves()):
+            if all(move.to != version.number for move in self.moves()) and self._met_champion(version, entry):
                 self._point(version, "accepted by the gate")
             return self.numbered(version.number), found is None
 
@@ -207,6 +210,13 @@ class Registry(ABC):
                 f"{found}, registered {registered or 'without a digest'}"
             )
         return folder
+
+    def _met_champion(self, version: Version, entry: Entry) -> bool:
+        """Whether the present champion is the version itself, by a move half made, or what it was compared with."""
+        champion = self.champion()
+        if champion is None or champion.number == version.number:
+            return True
+        return entry.tags.get(COMPARED_WITH, champion.reference) == champion.reference
 
     def _point(self, version: Version, reason: str) -> Move:
         champion, moves = self.champion(), self.moves()

@@ -90,8 +90,6 @@ def costs(training: dict[str, Any], price: float) -> list[tuple[str, str]]:
         ("throughput", f"{training['tokens_per_second']:,.0f} tokens/s"),
         ("weights trained", f"{training['trainable_parameters']:,} of {training['parameters']:,}"),
     ]
-    if "mfu" in training:
-        rows.append(("model FLOP utilisation", f"{training['mfu']:.1%}"))
     if "peak_memory_gib" in training:
         rows.append(("peak memory of a process", f"{training['peak_memory_gib']:.2f} GiB"))
     if hours := training.get("accelerator_hours"):

@@ -69,12 +69,15 @@ class Checkpoints:
         self.folder, self.keep, self.group = folder, keep, group
         self.failures = 0
 
-    def save(self, engine: Any, state: dict[str, Any], frozen: bool) -> None:
+    def save(self, engine: Any, state: dict[str, Any], frozen: bool) -> bool:
         """Writes checkpoint-STEP on all ranks together; where that fails, says so and leaves the earlier ones alone.
 
         Args:
             state: what the loop needs to go on, as JSON; step among it.
             frozen: whether some weights are not trained; those are left out.
+
+        Returns:
+            Whether it is there, the same on all ranks.
         """
         final = self.folder / f"checkpoint-{state['step']}"
         partial = self.folder / f"{PARTIAL}{final.name}"
@@ -91,7 +94,8 @@ class Checkpoints:
             self.failures += 1
             self._give_up(partial, state["step"], failed)
         elif self._rank() == 0:
-            self._prune(state.get("best_step"))
+            self._prune(state.get("kept_step"))
+        return failed is None
 
     def newest_sound(self) -> Path | None:
         """The newest checkpoint whose files are what its marker says; others are named and passed over."""
@@ -99,9 +103,11 @@ class Checkpoints:
         newest: Path | None = self._gathered(chosen)[0]
         return newest
 
-    def of_step(self, step: int) -> Path:
-        """The complete checkpoint of a step."""
-        return self.folder / f"checkpoint-{step}"
+    def of_step(self, step: int) -> Path | None:
+        """The checkpoint of a step; None when it is not what its marker says, which is told."""
+        path = self.folder / f"checkpoint-{step}"
+        sound: bool = self._gathered(self._rank() == 0 and self._sound(path))[0]
+        return path if sound else None
 
     def shown(self, checkpoint: Path) -> str:
         """Where a checkpoint is kept, for a message."""
@@ -153,11 +159,11 @@ class Checkpoints:
             flush=True,
         )
 
-    def _prune(self, best_step: int | None) -> None:
+    def _prune(self, kept_step: int | None) -> None:
         for left in self.folder.glob(f"{PARTIAL}*"):  # by attempts that were killed, or converted and loaded since
             shutil.rmtree(left, ignore_errors=True)
         for name in self.names()[self.keep :]:
-            if step_of(name) != best_step:
+            if step_of(name) != kept_step:
                 self._remove(name)
 
     def _remove(self, name: str) -> None:
@@ -211,6 +217,8 @@ def damaged(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
         files = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"{MARKER} is missing"
     except (OSError, ValueError, KeyError):
         return f"{MARKER} cannot be read"
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
@@ -281,7 +289,8 @@ def _sync_folder(folder: Path) -> None:
 
 def reason(error: Exception) -> str:
     """An error in one line."""
-    return (getattr(error, "strerror", None) or str(error)).strip().splitlines()[0]
+    said = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
+    return said[0] if said else type(error).__name__
 
 
 def universal(checkpoint: Path) -> Path:

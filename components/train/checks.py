@@ -5,11 +5,16 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from components.errors import DataError, ParameterError
 from components.models import load_config, max_positions
 from components.rendering import load_tokenizer
 from components.train.config import NO_NEW_TOKENS, TrainConfig
 from components.train.rows import Rows
+
+COLUMNS = ("id", "input_ids", "loss_start")
 
 
 def check_inputs(config: TrainConfig, base_model: Path) -> None:
@@ -27,8 +32,21 @@ def check_inputs(config: TrainConfig, base_model: Path) -> None:
         raise ParameterError(f"zero_stage=3: {NO_NEW_TOKENS}")
 
 
+def check_table(side: str, path: Path) -> None:
+    """Raises DataError when a side is no table of token rows."""
+    try:
+        missing = [name for name in COLUMNS if name not in pq.read_schema(path).names]
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{side}: {path} is no Parquet file; give the {side} rows that split wrote") from error
+    if missing:
+        raise DataError(f"{side}: {path} has no {', '.join(missing)}; give the {side} rows that split wrote")
+
+
 def check_rows(side: str, path: Path, base_model: Path, trust: bool) -> None:
     """Raises DataError when the rows of a side can be no part of a training of the model in a folder."""
+    check_table(side, path)
     rows = Rows(path)
     if not len(rows):
         raise DataError(f"{side}: {path} holds no rows; give more records, or another test_size")

@@ -130,6 +130,7 @@ class TrainConfig:
             if isinstance(value, int | float) and value < 0:
                 raise ParameterError(f"{field.name}={value} must not be negative")
         check_offload(self.offload, self.zero_stage)
+        check_precision(self.precision, self.zero_stage)
         if self.early_stopping_patience and not (self.checkpoints or self.checkpoint_store):
             raise ParameterError(NO_BEST_WEIGHTS)
 
@@ -191,6 +192,14 @@ def check_offload(offload: str, zero_stage: int) -> None:
     if zero_stage not in allowed:
         raise ParameterError(
             f"offload={offload} is not allowed with zero_stage={zero_stage}; it needs {', '.join(map(str, allowed))}"
+        )
+
+
+def check_precision(precision: str, zero_stage: int) -> None:
+    """Raises ParameterError for fp16 without ZeRO, where DeepSpeed 0.19 does not scale the loss that it unscales."""
+    if precision == "fp16" and zero_stage == 0:
+        raise ParameterError(
+            "precision=fp16 is not allowed with zero_stage=0, which does not scale the loss; use zero_stage=1"
         )
 
 

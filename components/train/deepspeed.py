@@ -8,12 +8,11 @@ MAX_GRADIENT_NORM = 1.0
 BUCKET = 100_000_000  # elements that ranks exchange at a time
 
 
-def deepspeed_config(config: TrainConfig, world_size: int = 1, universal: bool = False) -> dict[str, Any]:
+def deepspeed_config(config: TrainConfig, world_size: int = 1) -> dict[str, Any]:
     """The JSON that DeepSpeed reads.
 
     Args:
         world_size: ranks on all nodes.
-        universal: whether the checkpoint to resume from is in DeepSpeed's universal form.
     """
     stage: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False, "contiguous_gradients": True}
     stage |= {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
@@ -33,6 +32,5 @@ def deepspeed_config(config: TrainConfig, world_size: int = 1, universal: bool =
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "train_micro_batch_size_per_gpu": config.per_device_batch_size,
         "train_batch_size": config.per_device_batch_size * config.gradient_accumulation_steps * world_size,
-        "checkpoint": {"load_universal": universal},
         "steps_per_print": 1_000_000_000,  # progress is ours
     }

@@ -80,8 +80,15 @@ def schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
     return lambda step: config.learning_rate * float(factor(step))
 
 
-def load(engine: Any, checkpoint: Path, config: TrainConfig) -> None:
-    """Puts a checkpoint's weights and optimizer state into the engine."""
+def load(engine: Any, checkpoint: Path, config: TrainConfig, universal: bool) -> None:
+    """Puts a checkpoint's weights and optimizer state into the engine, also into one that has trained.
+
+    Args:
+        universal: whether the checkpoint is in DeepSpeed's universal form; asked for when it is read, not before.
+    """
+    engine._config.load_universal_checkpoint = universal
+    if config.zero_stage == 3:
+        engine.empty_partition_cache()  # waits for what the last forward pass has prefetched
     decay = [group["weight_decay"] for group in engine.optimizer.param_groups]
     engine.load_checkpoint(
         str(checkpoint.parent),

@@ -7,6 +7,7 @@ RESUME_EXIT_CODE, which says: start me again, and I go on.
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ RESUME_EXIT_CODE = ResumableError.exit_code
 STOP_FILE = "PRIVATE_LLM_STOP_FILE"  # its appearance asks the ranks to stop
 STOPPED_FILE = "PRIVATE_LLM_STOPPED_FILE"  # there a rank says where it has stopped
 POLL_SECONDS = 0.1
+TYPED = re.compile(r"[\w.]+:( |$)")
 SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
@@ -141,12 +143,19 @@ def cause(failure: BaseException) -> PipelineError:
         return TrainingError(f"training failed: rank {rank} was killed by {name}{hint}")
     written = first.error_file_data["message"]  # by the rank; a text where it could not write any
     message = written["message"] if isinstance(written, dict) else written
-    kind, _, text = str(message).strip().splitlines()[-1].partition(": ")
+    kind, _, text = _first_line(str(message)).partition(": ")
     known = getattr(errors, kind, None)
     if isinstance(known, type) and issubclass(known, UserError):
         return known(text)
     told = text if isinstance(known, type) else f"{kind}: {text}"
     return TrainingError(f"training failed: rank {rank}: {told}")
+
+
+def _first_line(message: str) -> str:
+    """The line with the error's type, after which CUDA and torch explain and advise; with the next, if it says none."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    begin = next((number for number, line in enumerate(lines) if TYPED.match(line)), 0)
+    return " ".join(lines[begin : begin + (2 if lines[begin].endswith(":") else 1)])
 
 
 @contextmanager

@@ -36,9 +36,10 @@ class State:
     world_size: int
     tokens: int = 0  # input tokens of all ranks
     seconds: float = 0.0  # in optimizer steps
-    wall_seconds: float = 0.0  # since the first start, in all attempts
+    accelerator_seconds: float = 0.0  # of every rank of every attempt, with its start-up
     attempts: int = 1
     best_step: int | None = None
+    kept_step: int | None = None  # the best one that has a checkpoint, which stays
     best_loss: float = math.inf
     evaluations_since_best: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Loop:
         engine: DeepSpeed's, around the model.
         checkpoints: None where none are written.
         board: None on all ranks but the one that writes TensorBoard's files.
+        started: when this attempt began, in seconds since 1970; now, unless given.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Loop:
         checkpoints: Checkpoints | None,
         interruption: Interruption,
         board: Board | None = None,
+        started: float | None = None,
     ) -> None:
         self.board = board
         self.config, self.engine, self.state = config, engine, state
@@ -92,7 +95,7 @@ class Loop:
         self._saved_at: int | None = state.step or None
         self._losses: list[torch.Tensor] = []  # this rank's part of each step's loss, left on the device
         self._norms: list[Any] = []
-        self._started = time.perf_counter() - state.wall_seconds
+        self._started, self._spent_before = started or time.time(), state.accelerator_seconds
 
     def run(self) -> None:
         """Trains to the end, or until held-out loss has stopped falling.
@@ -112,15 +115,17 @@ class Loop:
                     bar.set_postfix(self._shown(), refresh=False)
                     bar.update()
                 self._boundary()
+            if self._losses or self.state.unlogged:  # ended early, between two points of the curve
+                self._log()
         finally:
             if bar is not None:
                 bar.close()
             if self.board is not None:
                 self.board.close()
 
-    def wall_seconds(self) -> float:
-        """Seconds that this and earlier attempts have taken, without start-up."""
-        return time.perf_counter() - self._started
+    def accelerator_seconds(self) -> float:
+        """Seconds that this and earlier attempts have taken, each times its ranks."""
+        return self._spent_before + (time.time() - self._started) * self.world_size
 
     def _step(self) -> None:
         started = time.perf_counter()
@@ -182,10 +187,13 @@ class Loop:
     def _log(self) -> None:
         self._settle()
         state, steps = self.state, self.state.unlogged
-        norm = steps[-1][1]
+        norms = [norm for _, norm in steps if norm is not None]
+        finite = [norm for norm in norms if math.isfinite(norm)]  # JSON has no other
+        skipped = len(norms) - len(finite)
         self._record(
             loss=sum(loss for loss, _ in steps) / len(steps),
-            **({} if norm is None else {"grad_norm": norm}),
+            **({"grad_norm": finite[-1]} if finite else {}),
+            **({"skipped_steps": skipped} if skipped else {}),
             learning_rate=self.schedule(state.step - 1),
             tokens_per_second=(state.tokens - state.logged_tokens) / (state.seconds - state.logged_seconds),
             memory_gib=memory_gib(self.engine.device),
@@ -236,12 +244,21 @@ class Loop:
         return bool(patience) and self.state.evaluations_since_best >= patience
 
     def _save(self) -> None:
-        if self.checkpoints is None or self._saved_at == self.state.step:
-            return
+        """Writes a checkpoint, unless this step has one; only then does the best one before it lose its protection."""
+        state, kept = self.state, self.state.kept_step
+        if state.best_step == state.step:
+            state.kept_step = state.step
+        if self._saved_at != state.step and not self._written():
+            state.kept_step = kept
+
+    def _written(self) -> bool:
+        if self.checkpoints is None:
+            return False
         self._settle()  # nothing that is no number may stand in a checkpoint
-        self.state.wall_seconds = self.wall_seconds()
-        self.checkpoints.save(self.engine, asdict(self.state), frozen=self.config.method == "lora")
-        self._saved_at = self.state.step
+        self.state.accelerator_seconds = self.accelerator_seconds()
+        written = self.checkpoints.save(self.engine, asdict(self.state), frozen=self.config.method == "lora")
+        self._saved_at = self.state.step if written else self._saved_at
+        return written
 
     def _stop(self) -> None:
         self._save()

@@ -6,10 +6,12 @@ section 4, without the scores, which fused attention does not keep).
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from components.errors import ModelError
 from components.head import CHUNK_LOGITS, SLICE_LOGITS
 from components.train.batches import GlobalBatches
 from components.train.config import TrainConfig
@@ -60,16 +62,13 @@ class Shape:
 
 def _weights(path: Path) -> int:
     """The number of weights in a safetensors file."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    total = 0
-    with safe_open(str(path), framework="np") as file:
-        for name in file.keys():  # noqa: SIM118  # not a mapping
-            count = 1
-            for size in file.get_slice(name).get_shape():
-                count *= size
-            total += count
-    return total
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  # no mapping
+    except SafetensorError as error:
+        raise ModelError(f"base_model: {path} is no whole safetensors file ({error}); fetch it again") from error
 
 
 def estimate(shape: Shape, config: TrainConfig, world_size: int, tokens: int, device: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.errors import StorageError, TrainingError
+from components.errors import StorageError
 from components.store import MARKER, Store
 from components.train.checkpoints import STATE, Checkpoints, damaged, in_order, reason, write_synced
 
@@ -37,24 +37,15 @@ class StoredCheckpoints(Checkpoints):
             StorageError: the store cannot be read, which does not mean that there is no checkpoint.
         """
         names: list[str] = self._gathered(self.names() if self._rank() == 0 else [])[0]
-        for name in names:
-            damage = self._download(name)
-            if damage is None:
-                return self.folder / name
-            if self._rank() == 0:
-                print(f"train: {self.shown(Path(name))} is damaged ({damage}) and is passed over", file=sys.stderr)
-        return None
+        return next(filter(None, map(self._brought, names)), None)
 
-    def of_step(self, step: int) -> Path:
-        """The complete checkpoint of a step, downloaded to each node.
+    def of_step(self, step: int) -> Path | None:
+        """The checkpoint of a step, downloaded to each node; None when it is not what its marker says, which is told.
 
         Raises:
-            TrainingError: it is damaged.
+            StorageError: the store cannot be read.
         """
-        path = super().of_step(step)
-        if damage := self._download(path.name):
-            raise TrainingError(f"{self.shown(path)} is damaged ({damage})")
-        return path
+        return self._brought(f"checkpoint-{step}")
 
     def shown(self, checkpoint: Path) -> str:
         """Where a checkpoint is kept, for a message."""
@@ -104,14 +95,15 @@ class StoredCheckpoints(Checkpoints):
             return f"rank 0: {reason(error)}"
         return None
 
-    def save(self, engine: Any, state: dict[str, Any], frozen: bool) -> None:
+    def save(self, engine: Any, state: dict[str, Any], frozen: bool) -> bool:
         """Writes checkpoint-STEP on all ranks together and uploads it; see Checkpoints.save."""
-        super().save(engine, state, frozen)
+        written = super().save(engine, state, frozen)
         self.loaded()
+        return written
 
-    def _prune(self, best_step: int | None) -> None:
+    def _prune(self, kept_step: int | None) -> None:
         try:
-            super()._prune(best_step)
+            super()._prune(kept_step)
         except StorageError as error:
             print(f"train: old checkpoints are not removed: {error}", file=sys.stderr, flush=True)
 
@@ -124,6 +116,13 @@ class StoredCheckpoints(Checkpoints):
             return super().last()
         except StorageError:
             return "unknown, because the store cannot be read"
+
+    def _brought(self, name: str) -> Path | None:
+        """A checkpoint that has been downloaded to each node; None when it is damaged, which is told."""
+        damage = self._download(name)
+        if damage and self._rank() == 0:
+            print(f"train: {self.shown(Path(name))} is damaged ({damage}) and is passed over", file=sys.stderr)
+        return None if damage else self.folder / name
 
     def _download(self, name: str) -> str | None:
         """Brings a checkpoint to each node; gives what is wrong with it, the same on all ranks."""

@@ -15,7 +15,7 @@ from components.errors import ParameterError, PipelineError, StorageError
 from components.models import MODEL_FILES
 from components.records import canonical_json, count_rows, digest, path_digest, read_json
 from components.sources import Pinned, fetch
-from components.train.checks import check_inputs, check_outputs
+from components.train.checks import check_inputs, check_outputs, check_table
 from components.train.config import DECIDING, TrainConfig
 from components.train.launcher import preparing, torchrun
 
@@ -67,6 +67,7 @@ def prepare(config: TrainConfig) -> TrainConfig:
     Raises:
         UserError: what it is given cannot be trained on here.
     """
+    check_table("train", config.train)
     processes, cuda = placement(config)
     ranks = f"{processes} process{'es' if processes > 1 else ''} on {'GPU' if cuda else 'CPU'}"
     print(f"train: {count_rows(config.train)} rows, {ranks}", flush=True)

@@ -1,9 +1,11 @@
 """One rank of a training, as torchrun starts it."""
 
+import gc
 import json
 import os
+import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -77,15 +79,38 @@ class Worker:
         state, engine = self.begin(checkpoint)
         interruption = Interruption(self.group)
         board = self.board(state)
-        loop = Loop(self.config, engine, self.rows, self.held_out, state, self.checkpoints, interruption, board)
+        loop = Loop(
+            *(self.config, engine, self.rows, self.held_out, state, self.checkpoints, interruption, board),
+            started=self.times["process"],
+        )
         if self.rank == 0:
             print(f"train: {startup(self.times)}", flush=True)
+        del engine  # the loop's alone, which may need another
         loop.run()
-        best = state.best_step
-        if self.config.early_stopping_patience and self.checkpoints and best not in (None, state.step):
-            engine.destroy()
-            _, engine = self.begin(self.checkpoints.of_step(best) if best else None)
-        self.write(engine, state, loop)
+        if self.config.early_stopping_patience:
+            self.take_best(loop)
+        self.write(loop)
+
+    def take_best(self, loop: Loop) -> None:
+        """Puts the best weights that there still are into the engine: its own, a checkpoint's, or the base model's."""
+        state = loop.state
+        losses = {entry["step"]: entry["eval_loss"] for entry in state.history if "eval_loss" in entry}
+        candidates = {step for step in (state.best_step, state.kept_step, state.step) if step is not None}
+        for step in sorted(candidates, key=losses.__getitem__):
+            if step == state.step:
+                return
+            if step == 0:
+                loop.engine.destroy()
+                loop.engine = None
+                gc.collect()  # before another one is made: there may be no room for two
+                loop.engine = self.begin(None)[1]
+                return
+            checkpoint = self.checkpoints.of_step(step) if self.checkpoints else None
+            if checkpoint:
+                self.read_weights(loop.engine, checkpoint, self.read_state(checkpoint))
+                return
+            if self.rank == 0:
+                print(f"train: the weights of step {step}, held-out loss {losses[step]:.3f}, are lost", file=sys.stderr)
 
     def board(self, state: State) -> Board | None:
         """TensorBoard's files, where they are asked for."""
@@ -96,8 +121,7 @@ class Worker:
         """The state and the engine of a checkpoint, or of the base model."""
         state = self.read_state(checkpoint)
         self.config = self.config.divided(state.global_batch, self.world_size)
-        converted = self.for_these_ranks(checkpoint, state)
-        settings = deepspeed_config(self.config, self.world_size, universal=converted is not None)
+        settings = deepspeed_config(self.config, self.world_size)
         # First DeepSpeed's configuration, then the model: only so is it partitioned on loading.
         partitioned = HfDeepSpeedConfig(settings)
         model = prepare(self.config, len(self.tokenizer))
@@ -106,12 +130,18 @@ class Worker:
         engine = make_engine(model, self.config, settings)
         try_loss(engine, self.first_batch(engine.device))  # by all ranks at once: later, some may have no rows
         self.times.setdefault("DeepSpeed's engine", time.time())
-        if checkpoint and self.checkpoints:
-            load(engine, converted or checkpoint, self.config)
+        if checkpoint:
+            self.read_weights(engine, checkpoint, state)
             state = replace(state, world_size=self.world_size, attempts=state.attempts + 1)
             self.times.setdefault("checkpoint", time.time())
-            self.checkpoints.loaded()
         return state, engine
+
+    def read_weights(self, engine: Any, checkpoint: Path, state: State) -> None:
+        """Loads a checkpoint that was written with a state."""
+        converted = self.for_these_ranks(checkpoint, state)
+        load(engine, converted or checkpoint, self.config, universal=converted is not None)
+        if self.checkpoints:
+            self.checkpoints.loaded()
 
     def first_batch(self, device: torch.device) -> dict[str, Any]:
         """A short row with enough targets to try the loss on, the same on all ranks."""
@@ -126,18 +156,21 @@ class Worker:
             return State(global_batch=self.config.global_batch(self.world_size), world_size=self.world_size)
         if self.rank == 0 and self.checkpoints:
             print(f"train: resuming from {self.checkpoints.shown(checkpoint)}", flush=True)
-        return State(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+        saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        return State(**{field.name: saved[field.name] for field in fields(State) if field.name in saved})
 
     def for_these_ranks(self, checkpoint: Path | None, state: State) -> Path | None:
         """A checkpoint of another number of ranks in a form that these can load; None where that is not needed."""
-        if checkpoint is None or self.checkpoints is None or state.world_size == self.world_size:
+        divided = self.config.zero_stage > 0  # else each rank has all of it, and only the first has written
+        if checkpoint is None or self.checkpoints is None or state.world_size == self.world_size or not divided:
             return None
         converted = universal(checkpoint) if self.checkpoints.acts() else None
         path: Path = self.checkpoints.of_the_acting(converted)
         return path
 
-    def write(self, engine: Any, state: State, loop: Loop) -> None:
+    def write(self, loop: Loop) -> None:
         """The model, the curves and the metrics."""
+        engine, state = loop.engine, loop.state
         sizes = {
             "parameters": parameter_count(engine.module),
             "trainable_parameters": parameter_count(engine.module, trainable=True),
@@ -147,7 +180,6 @@ class Worker:
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
         if self.rank != 0:
             return
-        wall_seconds = loop.wall_seconds()
         write_json(self.config.curves, state.history)
         write_json(
             self.config.metrics,
@@ -159,7 +191,7 @@ class Worker:
                 "tokens_per_second": state.tokens / state.seconds,
                 "train_seconds": state.seconds,
                 "startup_seconds": max(self.times.values()) - self.times["process"],
-                "accelerator_hours": wall_seconds * self.world_size / 3600,
+                "accelerator_hours": loop.accelerator_seconds() / 3600,
                 "peak_memory_gib": float(memory),
                 "failed_checkpoints": self.checkpoints.failures if self.checkpoints else 0,
                 "attempts": state.attempts,

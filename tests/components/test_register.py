@@ -88,7 +88,36 @@ def ask(address: str, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple
 
 def three_versions(arguments: dict[str, Any]) -> None:
     for digest in ("r1", "r2", "r3"):
-        register(**{**arguments, "run_digest": digest})
+        register(**{**arguments, "run_digest": digest, "champion": champion_of(arguments)})
+
+
+def champion_of(arguments: dict[str, Any]) -> str:
+    """The champion as a run refers to it that begins now."""
+    champion = open_registry(arguments["registry"], "faq").champion()
+    return champion.reference if champion else ""
+
+
+def test_a_model_does_not_replace_a_champion_that_it_was_not_compared_with(
+    arguments: dict[str, Any], address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs at the same time are both compared with what was the champion before them."""
+    store = open_registry(address, "faq")
+    register(**arguments)
+    before = store.versions()[0].reference
+    capsys.readouterr()
+    assert register(**{**arguments, "run_digest": "r2", "champion": before})["aliases"] == ["champion"]
+    capsys.readouterr()
+    overtaken = {**arguments, "run_digest": "r3", "champion": before}
+    for there in ("new", "was there"):
+        assert register(**overtaken) == {"name": "faq", "version": "3", "aliases": []}
+        assert capsys.readouterr().out == (
+            f"register: faq version 3 ({there}), alias none: version 2 became the champion meanwhile and was not "
+            "compared with it; compare the two, and promote by hand\n"
+        )
+    assert [move.to for move in store.moves()] == ["1", "2"]
+    # compared anew, with the present champion, it may replace that
+    assert register(**{**overtaken, "champion": store.versions()[1].reference})["aliases"] == ["champion"]
+    assert register(**{**arguments, "run_digest": "r4"})["aliases"] == [], "nor one that was compared with none"
 
 
 def test_a_version_holds_the_model_its_card_and_its_lineage(arguments: dict[str, Any], address: str) -> None:
@@ -331,7 +360,7 @@ def test_a_signature_holds_for_its_files_and_its_key(
         "register: the version has no signature; set PRIVATE_LLM_SIGNING_KEY where register runs\n",
     )
     monkeypatch.setenv("PRIVATE_LLM_SIGNING_KEY", str(ours[0]))
-    register(**arguments)
+    register(**{**arguments, "champion": champion_of(arguments)})
     code, output, _ = ask("verify", f"--public_key={ours[1]}")
     assert (code, output.endswith("; signature holds\n")) == (0, True)
     code, _, error = ask("verify", f"--public_key={other[1]}")

@@ -168,6 +168,18 @@ def test_a_registry_that_was_emptied_is_another(
 
 
 @pytest.mark.parametrize("proxy", ["sqlite", "kubeflow"], indirect=True)
+def test_only_what_was_compared_with_the_champion_replaces_it(store: Registry, folder: Path) -> None:
+    first, _ = store.register(entry(folder, compared_with=""))
+    second, _ = store.register(entry(folder, "k2", compared_with=first.reference))
+    third, _ = store.register(entry(folder, "k3", compared_with=first.reference))
+    assert store.champion() == second
+    assert third.aliases == []
+    store.promote(first, "by hand")
+    again, created = store.register(entry(folder, "k3", compared_with=first.reference))
+    assert (created, again.aliases) == (False, ["champion"]), "begun before and not promoted: now it may be"
+
+
+@pytest.mark.parametrize("proxy", ["sqlite", "kubeflow"], indirect=True)
 def test_a_champion_moves_with_a_reason_and_back(store: Registry, folder: Path) -> None:
     one, two, three = (store.register(entry(folder, key, run_digest=key))[0] for key in ("k1", "k2", "k3"))
     assert store.previous_champion() == store.numbered(two.number)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -20,15 +21,22 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from components.errors import DataError, ParameterError
 from components.models import load_model
+from components.records import write_json
 from components.train.batches import GlobalBatches
 from components.train.board import Board
+from components.train.checkpoints import reason
 from components.train.config import TrainConfig
 from components.train.deepspeed import deepspeed_config
+from components.train.interruption import Interruption
+from components.train.launcher import cause
+from components.train.loop import Loop, State
 from components.train.memory import report
+from components.train.rows import Rows
 from components.train.train import train
 from tests.components.trainings import command, curve, prepare, run, weights
 from tests.golden import FOLDER
@@ -171,6 +179,59 @@ def test_lora_learns_the_stop_token_and_saves_whole_weights(prepared: Path, stor
     assert str(stories) not in (adapters / "adapter_config.json").read_text()
 
 
+class OverflowingEngine(torch.nn.Module):
+    """As DeepSpeed's under fp16, whose first steps' gradients overflow: it skips these steps and says inf."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+        self.norms = iter([math.inf, 1.5, math.inf, math.inf])
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+    def backward(self, loss: torch.Tensor, scale_wrt_gas: bool) -> None:
+        loss.backward()
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+
+    def get_global_grad_norm(self) -> float:
+        return next(self.norms)
+
+
+def test_steps_that_fp16_skips_are_counted_and_leave_a_curve_that_json_can_hold(
+    prepared: Path, stories: Path, tmp_path: Path
+) -> None:
+    fp16 = config(
+        prepared, stories, tmp_path, precision="fp16", zero_stage=1, logging_steps=2, per_device_batch_size=15, epochs=1
+    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    try:
+        engine = OverflowingEngine(load_model(stories, 520, torch.float32))
+        state = State(global_batch=15, world_size=1)
+        Loop(fp16, engine, Rows(fp16.train), Rows(fp16.test), state, None, Interruption()).run()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert state.step == 4
+    write_json(tmp_path / "curves.json", state.history)
+    assert curve(tmp_path, "grad_norm") == [1.5]
+    assert curve(tmp_path, "skipped_steps") == [1, 2]
+
+
+def test_a_training_that_stops_between_two_points_of_its_curve_has_a_loss(
+    prepared: Path, stories: Path, tmp_path: Path
+) -> None:
+    stopping = {"early_stopping_patience": 1, "eval_steps": 1, "learning_rate": "0.3", "checkpoints": tmp_path / "kept"}
+    finished = run(prepared, stories, tmp_path, logging_steps=1000, epochs=5, nproc_per_node=1, **stopping)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    [loss] = curve(tmp_path, "loss")
+    assert json.loads((tmp_path / "metrics.json").read_text())["train_loss"] == loss
+
+
 def test_tensorboard_reads_one_curve_from_all_attempts(prepared: Path, stories: Path, tmp_path: Path) -> None:
     board = tmp_path / "tensorboard"
     finished = run(prepared, stories, tmp_path, tensorboard=board, nproc_per_node=1, per_device_batch_size=8)
@@ -249,6 +310,7 @@ def test_a_diverging_training_stops_and_says_so(prepared: Path, stories: Path, t
     ("arguments", "message"),
     [
         ({"precision": "fp16"}, "precision=fp16 needs a GPU; use bf16 or fp32"),
+        ({"precision": "fp16", "zero_stage": 0}, "precision=fp16 is not allowed with zero_stage=0, which does not "),
         ({"method": "qlora"}, "method='qlora' is unknown; allowed: full, lora"),
         ({"zero_stage": 4}, "zero_stage=4 is unknown; allowed: 0, 1, 2, 3"),
         ({"epochs": 0}, "epochs=0.0 must be greater than 0"),
@@ -283,6 +345,16 @@ def config(prepared: Path, base: Path, output: Path, **values: Any) -> TrainConf
 @pytest.mark.parametrize(
     ("side", "change", "message"),
     [
+        (
+            "train",
+            lambda rows: rows.drop_columns(["loss_start"]),
+            "train: .* has no loss_start; give the train rows",
+        ),
+        (
+            "test",
+            lambda rows: rows.select(["id"]),
+            "test: .* has no input_ids, loss_start; give the test rows",
+        ),
         ("train", of_no_rows, "train: .* holds no rows; give more records, or another test_size"),
         ("test", of_no_rows, "test: .* holds no rows; give more records, or another test_size"),
         ("train", of_prompts_alone, "has a target token, so there is nothing to learn or to measure"),
@@ -294,6 +366,58 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_the_ranks_start(
     pq.write_table(change(pq.read_table(prepared / side)), tmp_path / side)
     with pytest.raises(DataError, match=message):
         train(config(prepared, stories, tmp_path, **{side: tmp_path / side}))
+
+
+def test_inputs_that_cannot_be_read_are_one_line_and_exit_2(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    text, cut = tmp_path / "rows.txt", tmp_path / "base"
+    text.write_text("no table")
+    shutil.copytree(stories, cut)
+    weights_file = cut / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:-1000])
+    for base, arguments, message in (
+        (stories, {"train": text}, f"train: train: {text} is no Parquet file; give the train rows that split wrote"),
+        (
+            stories,
+            {"test": tmp_path},
+            f"train: test: {tmp_path} is no Parquet file; give the test rows that split wrote",
+        ),
+        (cut, {}, f"train: base_model: {weights_file} is no whole safetensors file ("),
+    ):
+        finished = run(prepared, base, tmp_path, **arguments)
+        assert finished.returncode == 2
+        assert finished.stderr.strip().splitlines()[-1].startswith(message)
+        assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (
+            "AcceleratorError: CUDA error: out of memory\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
+            "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n",
+            "AcceleratorError: CUDA error: out of memory",
+        ),
+        (
+            'RuntimeError: Error(s) in loading state_dict for Llama:\n\tMissing key(s) in state_dict: "a". \n\tMore',
+            'RuntimeError: Error(s) in loading state_dict for Llama: Missing key(s) in state_dict: "a".',
+        ),
+        ("ImportError: \nModel requires the sentencepiece library\nInstall it", "ImportError: Model requires the sent"),
+        ("TrainingError: step 2: the loss is nan", "step 2: the loss is nan"),
+        ("AssertionError: ", "AssertionError:"),
+    ],
+)
+def test_a_ranks_error_is_told_by_the_line_that_says_what_it_is(raised: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "error.json"
+    file.write_text(json.dumps({"message": {"message": raised, "extraInfo": {"timestamp": "1"}}}))
+    failure = ProcessFailure(local_rank=3, pid=1, exitcode=1, error_file=str(file))
+    message = str(cause(ChildFailedError("train", {3: failure})))
+    assert message.startswith(f"training failed: rank 3: {told}")
+    assert "\n" not in message
+
+
+def test_an_error_without_words_is_told_by_its_type() -> None:
+    assert reason(AssertionError()) == "AssertionError"
+    assert reason(OSError(28, "No space left on device")) == "No space left on device"
 
 
 def test_rows_longer_than_a_models_table_of_positions_are_refused(prepared: Path, tmp_path: Path) -> None:

@@ -295,31 +295,41 @@ def test_ranks_that_do_not_stop_in_time_are_killed(start: Callable[..., Training
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("zero_stage", "start"),
-    [(1, "checkpoints"), (2, "checkpoints"), (3, "checkpoints"), (2, "checkpoint_store")],
+    [(0, "checkpoints"), (1, "checkpoints"), (2, "checkpoints"), (3, "checkpoints"), (2, "checkpoint_store")],
     indirect=["start"],
 )
 def test_another_number_of_ranks_goes_on_with_the_same_curve(
     start: Callable[..., Training], whole: Path, tmp_path: Path, zero_stage: int
 ) -> None:
-    for processes in (2, 1):
+    starting, spent = 0.0, 0.0  # seconds of all ranks
+    for processes, until in ((2, 8), (1, 30), (2, 0)):
+        began = time.monotonic()
         training = start(nproc_per_node=processes, zero_stage=zero_stage)
-        training.wait_for_step(8 if processes == 2 else 30)
-        training.process.send_signal(signal.SIGTERM)
+        if until:
+            training.wait_for_step(until)
+            training.process.send_signal(signal.SIGTERM)
         code, said = training.end()
-        assert code == RESUME_EXIT_CODE, said
-    code, said = start(nproc_per_node=2, zero_stage=zero_stage).end()
-    assert code == 0, said
+        assert code == (RESUME_EXIT_CODE if until else 0), said
+        starting += processes * float(re.search(r"ready after ([\d.]+) s", said)[1])  # type: ignore[index]
+        spent += processes * (time.monotonic() - began)
+    assert starting < json.loads((tmp_path / "metrics.json").read_text())["accelerator_hours"] * 3600 < spent
     assert curve(tmp_path, "loss") == pytest.approx(curve(whole, "loss"), rel=1e-4)
-    assert curve(tmp_path, "grad_norm") == pytest.approx(curve(whole, "grad_norm"), rel=1e-3)
+    norms = curve(whole, "grad_norm") if zero_stage else []  # without ZeRO, DeepSpeed tells none in fp32
+    assert curve(tmp_path, "grad_norm") == pytest.approx(norms, rel=1e-3)
     assert curve(tmp_path, "learning_rate") == curve(whole, "learning_rate")
 
 
 @pytest.mark.faults
-@in_either_place
+@pytest.mark.parametrize(
+    ("zero_stage", "start"),
+    [(0, "checkpoints"), (1, "checkpoints"), (2, "checkpoints"), (3, "checkpoints"), (3, "checkpoint_store")],
+    indirect=["start"],
+)
 def test_early_stopping_ends_with_the_best_weights(
-    start: Callable[..., Training], prepared: Path, tmp_path: Path
+    start: Callable[..., Training], prepared: Path, tmp_path: Path, zero_stage: int
 ) -> None:
-    code, said = start(early_stopping_patience=2, learning_rate="3e-3", eval_steps=5, zero_stage=3, epochs=50).end()
+    stopping = {"early_stopping_patience": 2, "learning_rate": "3e-3", "eval_steps": 5, "epochs": 50}
+    code, said = start(**stopping, zero_stage=zero_stage).end()
     assert code == 0, said
     losses = curve(tmp_path, "eval_loss")
     best = min(range(len(losses)), key=losses.__getitem__)
@@ -327,5 +337,36 @@ def test_early_stopping_ends_with_the_best_weights(
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["best_step"] == 5 * best > 0
     assert metrics["steps"] == 5 * (best + 2)
-    scores = score(load_model(tmp_path / "model", 0, torch.float32), list(read_table(prepared / "test")), batch_size=8)
-    assert float(scores.nll.sum() / scores.tokens.sum()) == pytest.approx(losses[best], rel=1e-5)
+    assert held_out_loss(tmp_path, prepared) == pytest.approx(losses[best], rel=1e-5)
+
+
+def held_out_loss(output: Path, prepared: Path) -> float:
+    scores = score(load_model(output / "model", 0, torch.float32), list(read_table(prepared / "test")), batch_size=8)
+    return float(scores.nll.sum() / scores.tokens.sum())
+
+
+@pytest.mark.faults
+def test_best_weights_that_could_not_be_kept_cost_no_more_than_these(
+    start: Callable[..., Training], prepared: Path, tmp_path: Path
+) -> None:
+    """Of the best checkpoints only the first can be written; it stays, and the training ends with what it has."""
+    stopping = {"early_stopping_patience": 2, "learning_rate": "3e-3", "eval_steps": 5, "epochs": 50}
+    training = start(**stopping, save_total_limit=1)
+    training.wait_until(lambda: any(training.checkpoints.glob("*/")))
+    [folder] = training.checkpoints.iterdir()
+    for step in range(10, 1000, 5):
+        (folder / f".partial-checkpoint-{step}").touch()  # where a folder would have to be
+    training.wait_for_step(16)
+    training.process.send_signal(signal.SIGTERM)
+    code, said = training.end()
+    assert code == RESUME_EXIT_CODE, said
+    assert "the checkpoint at step 10 could not be written" in said
+    assert 5 in steps(training.checkpoints)
+    code, said = start(**stopping, save_total_limit=1).end()
+    assert code == 0, said
+    losses = curve(tmp_path, "eval_loss")
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert f"checkpoint-{5 * best} is damaged (COMPLETE is missing) and is passed over" in said
+    assert f"train: the weights of step {5 * best}, held-out loss {losses[best]:.3f}, are lost" in said
+    assert losses[-1] < losses[1], "the last weights are the better ones of those there still are"
+    assert held_out_loss(tmp_path, prepared) == pytest.approx(losses[-1], rel=1e-5)

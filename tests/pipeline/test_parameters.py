@@ -40,6 +40,7 @@ def test_texts_become_values_over_a_profile() -> None:
         ({"checkpoints": "https://hunter2@host/folder"}, "checkpoints holds a user name or password"),
         ({"test_size": "1.5"}, "test_size=1.5 is neither a fraction"),
         ({"columns": "question"}, "columns: 'question' is not field=column"),
+        ({"precision": "fp16", "zero_stage": "0"}, "precision=fp16 is not allowed with zero_stage=0.*use zero_stage=1"),
         ({"method": "lora"}, "zero_stage=3 is not allowed with method=lora and template=dolly"),
         ({"license": 'a"b'}, "text without quotes, backslashes and line breaks"),
     ],
