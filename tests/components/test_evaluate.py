@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from components.errors import PipelineError
+from components.errors import ModelError, PipelineError
 from components.evaluate.by_hand import evaluate as by_hand
 from components.evaluate.evaluate import evaluate
 from components.evaluate.figures import compare, errors, length_bucket, worst
@@ -233,6 +237,44 @@ def test_a_loss_that_is_not_finite_names_its_records(stories: Path, tokenizer: A
     model.get_input_embeddings().weight.data[broken] = float("nan")
     with pytest.raises(PipelineError, match=rf"the loss of 1 of 4 records is not finite: {rows[3]['id']} \(nan\)"):
         score(model, rows[:4], batch_size=1)
+
+
+def without_a_layer(weights: Path) -> None:
+    kept = {name: weight for name, weight in load_file(weights).items() if "layers.2." not in name}
+    save_file(kept, weights, metadata={"format": "pt"})
+
+
+def with_a_short_norm(weights: Path) -> None:
+    found = load_file(weights)
+    save_file({**found, "model.norm.weight": found["model.norm.weight"][:32].clone()}, weights, {"format": "pt"})
+
+
+def cut_short(weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[:100_000])
+
+
+def not_fetched_from_git_lfs(weights: Path) -> None:
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 123\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_a_layer, "lacks 9 of its model's weights, such as model.layers.2.input_layernorm.weight; copy"),
+        (with_a_short_norm, "model.norm.weight has the shape (32,), and by config.json (64,)"),
+        (cut_short, "are cut short or no safetensors at all"),
+        (not_fetched_from_git_lfs, "are cut short or no safetensors at all, such as a Git LFS pointer; copy them"),
+    ],
+)
+def test_a_model_without_all_of_its_weights_is_refused_in_a_line(
+    stories: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    """transformers fills what is missing with random numbers, and a perplexity would be of those."""
+    folder = shutil.copytree(stories, tmp_path / "model")
+    damage(folder / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"^base_model: .*{re.escape(message)}") as error:
+        load_model(folder, 0, torch.float32)
+    assert "\n" not in str(error.value)
 
 
 def test_rates_tell_silence_repetition_and_stopping() -> None:
