@@ -151,7 +151,7 @@ def check_whole(folder: Path, loaded: dict[str, Any], tied: dict[str, str]) -> N
 
 def keeps_rows_apart(model: Any) -> bool:
     """Whether all that a model's tokens see of each other goes through an attention function that knows the rows."""
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
     return bool(model._supports_attention_backend) and kinds <= {"full_attention", "sliding_attention"}
 
 
@@ -187,7 +187,13 @@ def whole(weights: list[Any], *, write: bool) -> AbstractContextManager[None]:
 
 
 def max_positions(config: Any) -> int | None:
-    """The longest sequence that a model was built for, by Dolly's rule."""
+    """The longest sequence that a model was built for, by Dolly's rule.
+
+    Args:
+        config: transformers' configuration, or what stands at the top of a config.json.
+    """
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()  # of a model that also sees, what it reads by
     for name in ("n_positions", "max_position_embeddings", "seq_length"):
         value = getattr(config, name, None)
         if value:
