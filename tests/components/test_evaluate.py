@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from components.errors import ModelError, PipelineError
+from components.errors import DataError, ModelError, PipelineError
 from components.evaluate.by_hand import evaluate as by_hand
 from components.evaluate.evaluate import evaluate
 from components.evaluate.figures import compare, errors, length_bucket, worst
@@ -25,7 +25,7 @@ from components.perplexity import Scores, score
 from components.records import read_json, read_table
 from components.rendering import Renderer, load_tokenizer
 from components.templates import apply_template
-from tests.conftest import make_record
+from tests.conftest import make_record, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +211,48 @@ def test_a_run_scores_texts_as_the_command_line_does_and_the_gate_judges_them(tr
     assert ratio["interval"] is None, "one document has no interval"
     rules = {rule["data"]: rule for rule in read_json(trained / "verdict.json")["rules"]}
     assert rules["wikitext"]["change"] == pytest.approx(ratio["bits_per_byte_ratio"] - 1)
+
+
+def test_by_hand_the_records_of_ingest_are_read_as_a_run_reads_them(
+    stories: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    """With what was said before, and plain text as plain text."""
+    said = [{"role": "user", "content": "Tell me of Max."}, {"role": "assistant", "content": "Max was a big dog."}]
+    records = [
+        {**make_record("What was his name?", "His name was Max."), "history": json.dumps(said)},
+        make_record("", "Once upon a time there was a dog named Max."),
+    ]
+    for record in records:
+        (encoded,) = Renderer(tokenizer).encode([record])
+        row = {**vars(encoded), "id": "0", "target_bytes": 1}
+        expected = score(load_model(stories, len(tokenizer), torch.float32), [row], batch_size=1)
+        found = by_hand(model=stories, data=write_jsonl(tmp_path / "data.jsonl", [record]))
+        assert found["nll"] == pytest.approx(float(expected.nll[0]), rel=1e-6)
+        assert found["target_tokens"] == expected.tokens[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "", "context": "x"}, "record 1 has no text in 'instruction'"),
+        ({}, "record 1 has no text in 'instruction'"),
+        ({"instruction": "x \ud800"}, "record 1 has no text in 'instruction'"),
+        ({"instruction": "x", "history": "[1]"}, "record 1: history is not what ingest writes"),
+        ({"instruction": "x", "history": [{"role": "user"}]}, "record 1: history is not what ingest writes"),
+    ],
+)
+def test_by_hand_a_bad_record_is_named(stories: Path, tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        by_hand(model=stories, data=write_jsonl(tmp_path / "data.jsonl", [{"response": "y", **row}]))
+
+
+@pytest.mark.parametrize("name", ["folder.jsonl", "folder.parquet", "folder.txt"])
+def test_by_hand_what_is_no_file_is_refused_in_a_line(stories: Path, tmp_path: Path, name: str) -> None:
+    """Such as the folders that Spark writes."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=rf"^cannot read .*{name}: ") as error:
+        by_hand(model=stories, data=tmp_path / name)
+    assert "\n" not in str(error.value)
 
 
 def test_the_worst_groups_and_records_come_first() -> None:
