@@ -20,9 +20,10 @@ from components.evaluate.by_hand import evaluate as by_hand
 from components.evaluate.evaluate import evaluate
 from components.evaluate.figures import compare, errors, length_bucket, worst
 from components.evaluate.generation import Answer, answer, rates
+from components.gate.gate import REJECTED, gate
 from components.models import load_model
 from components.perplexity import Scores, score
-from components.records import read_json, read_table
+from components.records import read_json, read_table, write_json
 from components.rendering import Renderer, load_tokenizer
 from components.templates import apply_template
 from tests.conftest import make_record, write_jsonl
@@ -118,6 +119,37 @@ def test_the_bootstrap_is_paired_seeded_and_covers_the_figure() -> None:
     assert result == compare({"base": base, "tuned": tuned})
 
 
+def test_figures_of_a_model_that_diverged_are_none_where_no_number_holds_them(tmp_path: Path) -> None:
+    tokens = np.array([10, 10, 10])
+    tuned = Scores(nll=np.array([6e3, 8e3, 9e3]), tokens=tokens, bytes=tokens * 4, words=tokens)
+    base = Scores(nll=np.array([30.0, 31.0, 32.0]), tokens=tokens, bytes=tokens * 4, words=tokens)
+    result = compare({"base": base, "tuned": tuned})
+    write_json(tmp_path / "evaluation.json", result)  # which takes no infinity
+    assert (result["models"]["tuned"]["perplexity"], result["models"]["tuned"]["perplexity_interval"]) == (None, None)
+    assert result["models"]["base"]["perplexity_interval"] is not None
+    assert result["tuned_minus"] == {"base": None}
+    assert result["tuned_over"]["base"]["interval"][0] > 100
+
+
+def diverged(folder: Path) -> None:
+    """The weights of a model that is sure of the wrong token every time."""
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * 3000
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_model_that_diverged_is_measured_and_rejected(
+    trained: Path, stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shutil.copytree(trained / "model", tmp_path / "model")
+    diverged(broken)
+    result = evaluated(trained, stories, tmp_path, model=broken, prompts=0)
+    assert result["models"]["tuned"]["perplexity"] is None
+    assert "evaluate: tuned perplexity –, " in capsys.readouterr().out
+    judged = gate(evaluation=tmp_path / "evaluation.json", verdict=tmp_path / "verdict", panel=tmp_path / "panel")
+    assert judged["verdict"] == REJECTED
+
+
 def registered(stories: Path, folder: Path, **config: int) -> dict[str, str]:
     """The base model with its own tokenizer as champion, as evaluate is told of one: other tokens, same bytes."""
     from components.registry import Entry, open_registry
@@ -139,10 +171,9 @@ def evaluated(trained: Path, stories: Path, folder: Path, **more: Any) -> dict[s
     evaluate(
         records=trained / "records.parquet",
         test=trained / "test.parquet",
-        model=trained / "model",
         base_model=str(stories),
         base_model_digest="",
-        **more,
+        **{"model": trained / "model", **more},
         evaluation=folder / "evaluation.json",
         errors=folder / "errors.json",
     )
