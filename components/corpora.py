@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from components.errors import DataError, ParameterError
 from components.records import canonical_json, digest
@@ -11,6 +12,7 @@ from components.sources import PARAMETER, Kind, Pinned, pin
 
 NAME = re.compile(r"^[\w-]+$", re.ASCII)
 RESERVED = ("records", "corpora", "generation", "tasks")  # what the gate's rules may name besides
+SURROGATE = re.compile("[\ud800-\udfff]")
 TEXT = "text"  # the field of a JSON line, the column of a Parquet file
 
 
@@ -82,9 +84,14 @@ def _text(line: bytes, place: str) -> str:
     except (ValueError, RecursionError):
         raise DataError(f"{place} is not JSON") from None
     text = row.get(TEXT) if isinstance(row, dict) else None
-    if not isinstance(text, str):
+    if not is_text(text):
         raise DataError(f"{place} has no field {TEXT!r} with a string in it")
-    return text
+    return str(text)
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a string without an unpaired surrogate, which JSON can spell and UTF-8 cannot."""
+    return isinstance(value, str) and not SURROGATE.search(value)
 
 
 def _parquet(path: Path) -> Iterator[str]:

@@ -89,8 +89,10 @@ def load_model(folder: Path, vocabulary_size: int, dtype: Any, trust_remote_code
         trust_remote_code: whether to run Python code that the folder brings.
 
     Raises:
-        ModelError: the folder holds no causal language model in safetensors, or one of a kind that cannot be packed.
+        ModelError: the folder holds no causal language model in safetensors, not all of its weights, or one of a kind
+            that cannot be packed.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     from components.packing import attention_for, register_attention
@@ -98,14 +100,21 @@ def load_model(folder: Path, vocabulary_size: int, dtype: Any, trust_remote_code
     register_attention()
     try:
         config = load_config(folder, trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
             attn_implementation=attention_for(config),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
         )
+    except SafetensorError as error:
+        raise ModelError(
+            f"base_model: the weights in {folder} are cut short or no safetensors at all, such as a Git LFS pointer; "
+            f"copy them again: {told(error, trust_remote_code)}"
+        ) from error
     except (OSError, ValueError) as error:
         raise ModelError(
             f"base_model: cannot load a causal language model from {folder}: {told(error, trust_remote_code)}"
@@ -114,14 +123,35 @@ def load_model(folder: Path, vocabulary_size: int, dtype: Any, trust_remote_code
         raise ModelError(UNPACKABLE.format(config.model_type)) from None
     if not keeps_rows_apart(model):
         raise ModelError(UNPACKABLE.format(config.model_type))
+    check_whole(folder, loaded, model.all_tied_weights_keys)
     if vocabulary_size > _rows(model.get_input_embeddings().weight):
         grow_embeddings(model, vocabulary_size)
     return model
 
 
+def check_whole(folder: Path, loaded: dict[str, Any], tied: dict[str, str]) -> None:
+    """Raises ModelError when a folder did not give each weight of its model: transformers fills in random numbers.
+
+    Args:
+        loaded: transformers' output_loading_info.
+        tied: the weights that are others' too, by name.
+    """
+    missing = sorted(loaded["missing_keys"] - tied.keys())
+    if missing:
+        raise ModelError(
+            f"base_model: {folder} lacks {len(missing)} of its model's weights, such as {missing[0]}; "
+            "copy all of its files again, or save it again as a causal language model"
+        )
+    for name, found, wanted in sorted(loaded["mismatched_keys"]):
+        raise ModelError(
+            f"base_model: {folder}: {name} has the shape {tuple(found)}, and by config.json {tuple(wanted)}; "
+            "they do not belong together, save both again with save_pretrained"
+        )
+
+
 def keeps_rows_apart(model: Any) -> bool:
     """Whether all that a model's tokens see of each other goes through an attention function that knows the rows."""
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
     return bool(model._supports_attention_backend) and kinds <= {"full_attention", "sliding_attention"}
 
 
@@ -157,7 +187,13 @@ def whole(weights: list[Any], *, write: bool) -> AbstractContextManager[None]:
 
 
 def max_positions(config: Any) -> int | None:
-    """The longest sequence that a model was built for, by Dolly's rule."""
+    """The longest sequence that a model was built for, by Dolly's rule.
+
+    Args:
+        config: transformers' configuration, or what stands at the top of a config.json.
+    """
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()  # of a model that also sees, what it reads by
     for name in ("n_positions", "max_position_embeddings", "seq_length"):
         value = getattr(config, name, None)
         if value:

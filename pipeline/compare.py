@@ -14,7 +14,7 @@ FIGURES = {
     ],
     "split": [r"(?P<train>\d+) train, (?P<test>\d+) test, (?P<removed>\d+) removed"],
     "train": [r"(?P<steps>\d+) steps, loss (?P<loss>[\d.]+), (?P<tokens_per_second>\d+) tokens/s"],
-    "evaluate": [r"(?P<_model>.+) perplexity (?P<perplexity>[\d.]+), (?P<bits_per_byte>[\d.]+) bits per byte"],
+    "evaluate": [r"(?P<_model>.+) perplexity (?P<perplexity>[\d.]+|–), (?P<bits_per_byte>[\d.]+) bits per byte"],
     "gate": [r"(?P<verdict>\w+); "],
     "register": [r"(?P<registered>\S+ version \d+)"],
 }

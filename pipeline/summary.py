@@ -124,5 +124,6 @@ def _entry(registered: dict[str, Any] | None) -> str:
     return f"{registered['name']} version {registered['version']}, alias {', '.join(registered['aliases']) or 'none'}"
 
 
-def _figures(model: dict[str, float]) -> str:
-    return f"perplexity {model['perplexity']:.3f}, bits per byte {model['bits_per_byte']:.4f}"
+def _figures(model: dict[str, Any]) -> str:
+    perplexity = "–" if model["perplexity"] is None else f"{model['perplexity']:.3f}"  # too large for a number
+    return f"perplexity {perplexity}, bits per byte {model['bits_per_byte']:.4f}"

@@ -7,8 +7,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from components.corpora import is_text
 from components.errors import DataError, ModelError, ParameterError
 from components.evaluate.subjects import check_precision, check_vocabulary, load, positions
+from components.records import messages
 from components.rendering import Renderer, load_tokenizer
 from components.templates import TEMPLATES, apply_template
 
@@ -30,7 +32,7 @@ def evaluate(
 
     Args:
         model: The model's folder, with its tokenizer.
-        data: Instruction records (jsonl, parquet) or a text (txt; jsonl or parquet with the field text).
+        data: Instruction records or ingest's (jsonl, parquet), or a text (txt; jsonl or parquet with the field text).
         stride: For a text, tokens from one window's begin to the next one's; 0: windows that do not overlap.
         window: For a text, tokens that the model takes at a time; 0: what it was built for.
         template: For records, dolly or base (the model's own); empty: its own if it has one, else dolly.
@@ -142,14 +144,32 @@ def _rows(data: Path) -> Iterator[Any]:
                     yield row if isinstance(row, dict) else {}
     except pa.ArrowException as error:
         raise DataError(f"{data} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+    except OSError as error:  # pyarrow's too, of a folder or of damaged pages
+        raise DataError(f"cannot read {data}: {error.strerror or str(error).splitlines()[0]}") from None
     except (ValueError, RecursionError):
         raise DataError(f"{data} line {number} is not JSON in UTF-8") from None
 
 
 def _read_records(data: Path) -> Iterator[dict[str, str]]:
+    """Records, with what was said before them; those without an instruction are plain text, as ingest writes it."""
     for number, row in enumerate(_rows(data), start=1):
         record = {field: row.get(field) or "" for field in FIELDS}
+        plain = row.get("instruction") == "" == record["context"]
         for field, value in record.items():
-            if not isinstance(value, str) or not (value.strip() or field == "context"):
+            empty = field == "context" or (field == "instruction" and plain)
+            if not is_text(value) or not (value.strip() or empty):
                 raise DataError(f"{data} record {number} has no text in {field!r}")
-        yield {field: value.strip() for field, value in record.items()}
+        history = row.get("history") or ""
+        if history and not _is_history(history):
+            raise DataError(
+                f"{data} record {number}: history is not what ingest writes: a string with a JSON list of messages, "
+                "each with role and content"
+            )
+        yield {**{field: value.strip() for field, value in record.items()}, "history": history}
+
+
+def _is_history(history: Any) -> bool:
+    try:
+        return all(is_text(message["role"]) and is_text(message["content"]) for message in messages(history))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False

@@ -1,5 +1,6 @@
 """Where a model is computed: on a CPU, on one GPU, or, when it is too large for one, spread over all of them."""
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ SHARE = 0.8  # of a GPU's free memory for weights; the rest is for activations
 
 
 def place(model: Any) -> Any:
-    """Moves a model to where it is computed; under torchrun, to the GPU of this rank.
+    """Moves a model to where it is computed, once the one before is gone; under torchrun, to the GPU of this rank.
 
     Raises:
         ModelError: the GPUs together are too small for it.
@@ -18,6 +19,9 @@ def place(model: Any) -> Any:
 
     from components.ranks import ranks
 
+    # The hooks of a model that was spread hold it in a cycle, and what torch keeps for reuse counts as used.
+    gc.collect()
+    torch.cuda.empty_cache()
     gpus = torch.cuda.device_count()
     if not gpus:
         return model

@@ -73,7 +73,7 @@ def evaluate(
 
     Returns:
         The figures that a run is judged by: <model>_perplexity and <model>_bits_per_byte, on records and each text,
-        and <model>_<task>_<metric>.
+        and <model>_<task>_<metric>; without a perplexity that no float64 can hold.
 
     Raises:
         ModelError: a model cannot be loaded.
@@ -217,9 +217,11 @@ def _told(result: dict[str, Any]) -> dict[str, float]:
         for name, model in part["models"].items():
             perplexity, bits = model["perplexity"], model["bits_per_byte"]
             where = f" on {place}" if place else ""
-            print(f"evaluate: {name}{where} perplexity {perplexity:.3f}, {bits:.4f} bits per byte")
+            shown = "–" if perplexity is None else f"{perplexity:.3f}"  # too large for a number
+            print(f"evaluate: {name}{where} perplexity {shown}, {bits:.4f} bits per byte")
             prefix = f"{name}_{place}" if place else name
-            flat |= {f"{prefix}_perplexity": perplexity, f"{prefix}_bits_per_byte": bits}
+            flat |= {} if perplexity is None else {f"{prefix}_perplexity": perplexity}
+            flat[f"{prefix}_bits_per_byte"] = bits
     for task, metrics in result["tasks"].items():
         for metric, figures in metrics.items():
             for name, model in figures["models"].items():

@@ -17,23 +17,27 @@ def compare(scores: dict[str, Scores]) -> dict[str, Any]:
     Returns:
         models: the figures by model, with perplexity_interval; tuned_minus: the interval of the paired difference in
         perplexity by other model; tuned_over: the ratio of bits per byte with its paired interval, likewise.
-        Intervals are None where there are fewer than two records.
+        Intervals are None where there are fewer than two records, or an end is more than float64 can hold.
     """
     draws = dict(zip(scores, bootstrap(list(scores.values())), strict=True))
     several = len(next(iter(scores.values())).nll) > 1
     others = [name for name in scores if name != "tuned"]
 
     def between(values: np.ndarray) -> list[float] | None:
-        return interval(values) if several else None
+        with np.errstate(invalid="ignore"):
+            ends = interval(values) if several else None
+        return ends if ends and np.isfinite(ends).all() else None
 
-    perplexities = {name: np.exp(drawn.nll / drawn.tokens) for name, drawn in draws.items()}
+    with np.errstate(over="ignore", invalid="ignore"):  # a model that diverged has perplexities beyond float64
+        perplexities = {name: np.exp(drawn.nll / drawn.tokens) for name, drawn in draws.items()}
+        minus = {name: perplexities["tuned"] - perplexities[name] for name in others}
 
     return {
         "models": {
             name: {**scored.figures(), "perplexity_interval": between(perplexities[name])}
             for name, scored in scores.items()
         },
-        "tuned_minus": {name: between(perplexities["tuned"] - perplexities[name]) for name in others},
+        "tuned_minus": {name: between(minus[name]) for name in others},
         "tuned_over": {
             # the bytes are the same for both, so the ratio of bits per byte is that of the NLLs
             name: {

@@ -78,13 +78,18 @@ def compare_tasks(models: Mapping[str, TaskScores]) -> dict[str, Any]:
     Returns:
         by task: samples, and by metric: higher_is_better, models (value, stderr by name) and tuned_minus (by other
         model: difference, stderr, and interval, the difference +- 1.96 standard errors; None where one has none).
-        The error is that of the paired difference where a metric is a mean over samples.
+        The error is that of the paired difference where a metric is a mean over samples. A metric that a model has
+        no finite figure of is left out.
     """
-    tuned = models["tuned"]
-    return {
-        task: {metric: _compared({name: scores[task][metric] for name, scores in models.items()}) for metric in metrics}
-        for task, metrics in tuned.items()
+    compared = {
+        task: {
+            metric: _compared({name: scores[task][metric] for name, scores in models.items()})
+            for metric in metrics
+            if all(metric in scores.get(task, {}) for scores in models.values())
+        }
+        for task, metrics in models["tuned"].items()
     }
+    return {task: metrics for task, metrics in compared.items() if metrics}
 
 
 def _compared(scores: Mapping[str, TaskScore]) -> dict[str, Any]:

@@ -28,8 +28,9 @@ token alone.
 | model | perplexity (95 % interval) | bits per byte |
 |---|---|---|
 {% for name, figures in models.items() -%}
-| {{ name }} | {{ "%.3f" % figures.perplexity }}{% if figures.perplexity_interval %} \
-({{ "%.3f to %.3f" | format(*figures.perplexity_interval) }}){% endif %} | {{ "%.4f" % figures.bits_per_byte }} |
+| {{ name }} | {{ "–" if figures.perplexity is none else "%.3f" % figures.perplexity }}\
+{% if figures.perplexity_interval %} ({{ "%.3f to %.3f" | format(*figures.perplexity_interval) }}){% endif %} \
+| {{ "%.4f" % figures.bits_per_byte }} |
 {% endfor %}
 {% for title, corpus in corpora.items() %}
 {%- if loop.first %}
@@ -37,7 +38,7 @@ token alone.
 |---|---|---|---|
 {% endif -%}
 {% for name, figures in corpus.models.items() -%}
-| {{ title }} | {{ name }} | {{ "%.3f" % figures.word_perplexity if figures.word_perplexity else "" }} \
+| {{ title }} | {{ name }} | {{ "%.3f" % figures.word_perplexity if figures.word_perplexity else "–" }} \
 | {{ "%.4f" % figures.bits_per_byte }} |
 {% endfor %}
 {%- endfor %}
@@ -116,4 +117,5 @@ def _results(dataset: str | None, figures: dict[str, Any]) -> list[EvalResult]:
             metric_value=round(figures[metric], 6),
         )
         for metric in ("perplexity", "bits_per_byte")
+        if figures[metric] is not None
     ]

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 NOTHING = "–"
+LONGEST = 1e12  # a larger number is told by its power of ten
 
 
 def figure(value: float | None, digits: int = 3) -> str:
     """A number with its thousands apart; a dash where there is none."""
-    return NOTHING if value is None else f"{value:,.{digits}f}"
+    if value is None:
+        return NOTHING
+    return f"{value:,.{digits}f}" if abs(value) < LONGEST else f"{value:.3e}"
 
 
 def span(interval: Sequence[float] | None, digits: int = 3) -> str:

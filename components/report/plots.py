@@ -13,6 +13,8 @@ from matplotlib import pyplot as plt  # after the backend is chosen
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from components.report.numbers import LONGEST
+
 # Each at least 3:1 against white and against the page's dark paper.
 COLOURS = ("#1f6feb", "#b35900", "#1f883d")
 WIDTH, HEIGHT = 4.6, 2.8  # inches: text stays legible when a phone shows it whole
@@ -88,7 +90,7 @@ def bars(label: str, groups: dict[str, Bars], least: float = 0.0) -> str:
     if least > 0 and max(drawn) > FAR_APART * min(drawn):
         axes.set_xscale("log")
         axes.set_xlim(left=least)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value < LONGEST else f"{value:.0e}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         label += " (logarithmic)"
     axes.set_yticks([row + height * (len(groups) - 1) / 2 for row in range(len(names))], [_short(n) for n in names])

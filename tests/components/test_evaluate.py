@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,19 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from components.errors import PipelineError
+from components.errors import DataError, ModelError, PipelineError
 from components.evaluate.by_hand import evaluate as by_hand
 from components.evaluate.evaluate import evaluate
 from components.evaluate.figures import compare, errors, length_bucket, worst
 from components.evaluate.generation import Answer, answer, rates
+from components.gate.gate import REJECTED, gate
 from components.models import load_model
 from components.perplexity import Scores, score
-from components.records import read_json, read_table
+from components.records import read_json, read_table, write_json
 from components.rendering import Renderer, load_tokenizer
 from components.templates import apply_template
-from tests.conftest import make_record
+from tests.conftest import make_record, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +119,37 @@ def test_the_bootstrap_is_paired_seeded_and_covers_the_figure() -> None:
     assert result == compare({"base": base, "tuned": tuned})
 
 
+def test_figures_of_a_model_that_diverged_are_none_where_no_number_holds_them(tmp_path: Path) -> None:
+    tokens = np.array([10, 10, 10])
+    tuned = Scores(nll=np.array([6e3, 8e3, 9e3]), tokens=tokens, bytes=tokens * 4, words=tokens)
+    base = Scores(nll=np.array([30.0, 31.0, 32.0]), tokens=tokens, bytes=tokens * 4, words=tokens)
+    result = compare({"base": base, "tuned": tuned})
+    write_json(tmp_path / "evaluation.json", result)  # which takes no infinity
+    assert (result["models"]["tuned"]["perplexity"], result["models"]["tuned"]["perplexity_interval"]) == (None, None)
+    assert result["models"]["base"]["perplexity_interval"] is not None
+    assert result["tuned_minus"] == {"base": None}
+    assert result["tuned_over"]["base"]["interval"][0] > 100
+
+
+def diverged(folder: Path) -> None:
+    """The weights of a model that is sure of the wrong token every time."""
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * 3000
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_model_that_diverged_is_measured_and_rejected(
+    trained: Path, stories: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shutil.copytree(trained / "model", tmp_path / "model")
+    diverged(broken)
+    result = evaluated(trained, stories, tmp_path, model=broken, prompts=0)
+    assert result["models"]["tuned"]["perplexity"] is None
+    assert "evaluate: tuned perplexity –, " in capsys.readouterr().out
+    judged = gate(evaluation=tmp_path / "evaluation.json", verdict=tmp_path / "verdict", panel=tmp_path / "panel")
+    assert judged["verdict"] == REJECTED
+
+
 def registered(stories: Path, folder: Path, **config: int) -> dict[str, str]:
     """The base model with its own tokenizer as champion, as evaluate is told of one: other tokens, same bytes."""
     from components.registry import Entry, open_registry
@@ -135,10 +171,9 @@ def evaluated(trained: Path, stories: Path, folder: Path, **more: Any) -> dict[s
     evaluate(
         records=trained / "records.parquet",
         test=trained / "test.parquet",
-        model=trained / "model",
         base_model=str(stories),
         base_model_digest="",
-        **more,
+        **{"model": trained / "model", **more},
         evaluation=folder / "evaluation.json",
         errors=folder / "errors.json",
     )
@@ -209,6 +244,48 @@ def test_a_run_scores_texts_as_the_command_line_does_and_the_gate_judges_them(tr
     assert rules["wikitext"]["change"] == pytest.approx(ratio["bits_per_byte_ratio"] - 1)
 
 
+def test_by_hand_the_records_of_ingest_are_read_as_a_run_reads_them(
+    stories: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    """With what was said before, and plain text as plain text."""
+    said = [{"role": "user", "content": "Tell me of Max."}, {"role": "assistant", "content": "Max was a big dog."}]
+    records = [
+        {**make_record("What was his name?", "His name was Max."), "history": json.dumps(said)},
+        make_record("", "Once upon a time there was a dog named Max."),
+    ]
+    for record in records:
+        (encoded,) = Renderer(tokenizer).encode([record])
+        row = {**vars(encoded), "id": "0", "target_bytes": 1}
+        expected = score(load_model(stories, len(tokenizer), torch.float32), [row], batch_size=1)
+        found = by_hand(model=stories, data=write_jsonl(tmp_path / "data.jsonl", [record]))
+        assert found["nll"] == pytest.approx(float(expected.nll[0]), rel=1e-6)
+        assert found["target_tokens"] == expected.tokens[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "", "context": "x"}, "record 1 has no text in 'instruction'"),
+        ({}, "record 1 has no text in 'instruction'"),
+        ({"instruction": "x \ud800"}, "record 1 has no text in 'instruction'"),
+        ({"instruction": "x", "history": "[1]"}, "record 1: history is not what ingest writes"),
+        ({"instruction": "x", "history": [{"role": "user"}]}, "record 1: history is not what ingest writes"),
+    ],
+)
+def test_by_hand_a_bad_record_is_named(stories: Path, tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        by_hand(model=stories, data=write_jsonl(tmp_path / "data.jsonl", [{"response": "y", **row}]))
+
+
+@pytest.mark.parametrize("name", ["folder.jsonl", "folder.parquet", "folder.txt"])
+def test_by_hand_what_is_no_file_is_refused_in_a_line(stories: Path, tmp_path: Path, name: str) -> None:
+    """Such as the folders that Spark writes."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=rf"^cannot read .*{name}: ") as error:
+        by_hand(model=stories, data=tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
 def test_the_worst_groups_and_records_come_first() -> None:
     tokens = np.array([10, 10, 20, 5])
     tuned = Scores(nll=np.array([10.0, 40.0, 20.0, 25.0]), tokens=tokens, bytes=tokens, words=tokens)
@@ -233,6 +310,44 @@ def test_a_loss_that_is_not_finite_names_its_records(stories: Path, tokenizer: A
     model.get_input_embeddings().weight.data[broken] = float("nan")
     with pytest.raises(PipelineError, match=rf"the loss of 1 of 4 records is not finite: {rows[3]['id']} \(nan\)"):
         score(model, rows[:4], batch_size=1)
+
+
+def without_a_layer(weights: Path) -> None:
+    kept = {name: weight for name, weight in load_file(weights).items() if "layers.2." not in name}
+    save_file(kept, weights, metadata={"format": "pt"})
+
+
+def with_a_short_norm(weights: Path) -> None:
+    found = load_file(weights)
+    save_file({**found, "model.norm.weight": found["model.norm.weight"][:32].clone()}, weights, {"format": "pt"})
+
+
+def cut_short(weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[:100_000])
+
+
+def not_fetched_from_git_lfs(weights: Path) -> None:
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 123\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_a_layer, "lacks 9 of its model's weights, such as model.layers.2.input_layernorm.weight; copy"),
+        (with_a_short_norm, "model.norm.weight has the shape (32,), and by config.json (64,)"),
+        (cut_short, "are cut short or no safetensors at all"),
+        (not_fetched_from_git_lfs, "are cut short or no safetensors at all, such as a Git LFS pointer; copy them"),
+    ],
+)
+def test_a_model_without_all_of_its_weights_is_refused_in_a_line(
+    stories: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    """transformers fills what is missing with random numbers, and a perplexity would be of those."""
+    folder = shutil.copytree(stories, tmp_path / "model")
+    damage(folder / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"^base_model: .*{re.escape(message)}") as error:
+        load_model(folder, 0, torch.float32)
+    assert "\n" not in str(error.value)
 
 
 def test_rates_tell_silence_repetition_and_stopping() -> None:

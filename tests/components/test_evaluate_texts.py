@@ -152,6 +152,7 @@ def test_a_text_is_the_same_in_every_format(tmp_path: Path) -> None:
         ("a.txt", b"", "is empty: it has no document with a token in it"),
         ("a.jsonl", b'{"text": "x"}\nno json\n', "line 2 is not JSON"),
         ("a.jsonl", b'{"page": "x"}\n', "line 1 has no field 'text' with a string in it"),
+        ("a.jsonl", b'{"text": "x \\ud800"}\n', "line 1 has no field 'text' with a string in it"),
         ("a.jsonl", b"\n\n", "is empty"),
         ("a.parquet", b"PAR1", "is not a readable Parquet file"),
     ],

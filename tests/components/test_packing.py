@@ -10,6 +10,7 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma2Config,
+    Gemma3Config,
     GPT2Config,
     GPTNeoXConfig,
     Lfm2Config,
@@ -23,7 +24,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from components import head
 from components.errors import ModelError
-from components.models import load_model
+from components.models import keeps_rows_apart, load_model, max_positions
 from components.packing import (
     HOLDS_LOSS,
     attend_rows,
@@ -38,6 +39,11 @@ SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_atte
 WIDE = {**SHAPE, "intermediate_size": 64}
 FEW_HEADS = {**WIDE, "num_key_value_heads": 2}
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+SEES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
+
+
+# What it reads by stands in a configuration inside its own.
+READS = {**FEW_HEADS, **TOKENS, "head_dim": 8, "sliding_window": 6, "max_position_embeddings": 96}
 CONFIGS = {
     "llama": LlamaConfig(**FEW_HEADS),
     "gpt_neox": GPTNeoXConfig(**WIDE),
@@ -47,6 +53,11 @@ CONFIGS = {
     "opt": OPTConfig(**SHAPE, ffn_dim=64, word_embed_proj_dim=32),
     "mistral, sliding window": MistralConfig(**FEW_HEADS, sliding_window=6),
     "gemma2, soft cap": Gemma2Config(**FEW_HEADS, head_dim=8, sliding_window=6, **TOKENS),
+    "gemma3, with eyes": Gemma3Config(
+        text_config={**READS, "layer_types": ["sliding_attention", "full_attention"]},
+        vision_config={**SEES, "image_size": 16},
+        mm_tokens_per_image=4,
+    ),
 }
 ROWS = [(30, 10), (7, 1), (25, 24), (12, 0), (1, 1)]
 
@@ -132,6 +143,7 @@ def test_the_loss_inside_the_output_layer_is_the_plain_one(
 def test_a_model_that_needs_more_than_a_causal_mask_is_not_given_row_attention() -> None:
     assert attention_for(CONFIGS["mistral, sliding window"]) == "eager"
     assert attention_for(CONFIGS["gemma2, soft cap"]) == "eager"
+    assert attention_for(CONFIGS["gemma3, with eyes"]) == "eager"
     assert attention_for(CONFIGS["llama"]) == "rows"
 
 
@@ -149,6 +161,15 @@ def test_a_model_whose_rows_would_see_each_other_is_refused(config: Any, tmp_pat
     with pytest.raises(ModelError, match=r"^base_model: .*") as error:
         load_model(tmp_path, 128, torch.float32)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_also_sees_is_told_by_what_it_reads_by() -> None:
+    assert max_positions(CONFIGS["gemma3, with eyes"]) == 96
+    assert max_positions(CONFIGS["gpt2"]) == 1024
+    model = build(CONFIGS["gemma3, with eyes"], "eager")
+    assert keeps_rows_apart(model)
+    model.config.text_config.layer_types = ["linear_attention", "full_attention"]
+    assert not keeps_rows_apart(model)
 
 
 def test_no_rows_give_a_loss_of_nothing() -> None:

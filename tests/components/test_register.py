@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from components.cli import choose
 from components.errors import ParameterError, PipelineError
 from components.records import path_digest, write_json
+from components.register.card import model_card
 from components.register.commands import COMMANDS
 from components.register.register import register
 from components.registry import open_registry
@@ -215,6 +216,25 @@ def test_a_single_test_record_has_no_interval(arguments: dict[str, Any], address
     store = open_registry(address, "faq")
     card = ModelCard.load(store.download(store.versions()[0]) / "README.md").text
     assert "| tuned | 8.250 | 0.9000 |" in card
+
+
+def test_a_perplexity_that_no_number_can_hold_is_a_dash_in_the_card() -> None:
+    beyond = {**MODEL, "perplexity": None, "word_perplexity": None, "perplexity_interval": None}
+    lineage = {"base_model": "/models/base", "dataset": "/data/faq.csv", "train_records": 2, "template": "dolly"}
+    card = model_card(
+        name="faq",
+        license="mit",
+        lineage={**lineage, "started_from": ""},
+        models={"base": MODEL, "tuned": beyond},
+        records=2,
+        corpora={"wiki": {"models": {"tuned": beyond}}},
+        tasks={},
+        stop="### End",
+        verdict={"verdict": "accepted", "reasons": []},
+    )
+    assert "| tuned | – | 0.9000 |" in card
+    assert "| wiki | tuned | – | 0.9000 |" in card
+    assert [found.metric_type for found in ModelCard(card).data.eval_results] == ["bits_per_byte"]
 
 
 def test_a_card_names_no_path_and_no_unknown_licence_as_if_the_hub_knew_it(

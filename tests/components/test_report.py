@@ -327,6 +327,18 @@ def test_groups_that_lie_far_apart_get_a_logarithmic_axis(tmp_path: Path) -> Non
     assert "$" not in text, "numbers at the axis, no formulas"
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_diverged_has_a_page(tmp_path: Path) -> None:
+    """Perplexities that no number holds, and in groups such as some can."""
+    content = inputs()
+    tuned = content["evaluation"]["models"]["tuned"]
+    tuned |= {"perplexity": None, "perplexity_interval": None, "categories": {"open_qa": 1e260}}
+    content["evaluation"]["tuned_minus"] = {"base": None}
+    text = Page(write_page(tmp_path, content)).text
+    assert "→ –" in text
+    assert "0" * 30 not in text
+
+
 def test_no_text_is_taken_for_markup(tmp_path: Path) -> None:
     content = inputs()
     sample = {"question": MARKUP, "reference": MARKUP, "base": MARKUP, "tuned": MARKUP, "champion": MARKUP}

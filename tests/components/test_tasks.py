@@ -137,6 +137,12 @@ def test_a_difference_is_paired_where_it_can_be() -> None:
     assert apart["tuned_minus"]["base"]["stderr"] == pytest.approx(math.hypot(*errors))
 
 
+def test_a_metric_that_a_model_has_no_finite_figure_of_is_left_out() -> None:
+    score = TaskScore(value=0.5, stderr=None, higher_is_better=True, samples=np.zeros(0))
+    base, tuned = {"t": {"acc": score}}, {"t": {"acc": score, "perplexity": score}, "other": {"acc": score}}
+    assert {task: [*found] for task, found in compare_tasks({"base": base, "tuned": tuned}).items()} == {"t": ["acc"]}
+
+
 @pytest.fixture(scope="module")
 def evaluated(trained: Path, stories: Path, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What evaluate writes about the models of a run and the tasks."""

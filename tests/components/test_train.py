@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboardX.proto.event_pb2 import Event
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -551,6 +551,23 @@ def test_zero_3_never_holds_the_whole_model(stories: Path) -> None:
     for whole, part, total in ([int(count) for count in counts] for counts in held):
         assert whole == 0
         assert part == total / 2
+
+
+def test_a_base_model_without_all_of_its_weights_is_refused_under_zero_3(stories: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(stories, tmp_path / "model")
+    kept = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if "norm" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    finished = subprocess.run(
+        [*torchrun, "-m", "tests.components.zero_init", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
+    )
+    assert finished.returncode == 1
+    assert "ModelError: base_model: " in finished.stderr
+    assert "lacks 11 of its model's weights, such as model.layers.0.input_layernorm.weight" in finished.stderr
 
 
 def test_fifty_steps_give_the_golden_curve(prepared: Path, stories: Path, tmp_path: Path) -> None:

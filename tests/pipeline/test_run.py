@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.containers import docker_runner
 from pipeline.run import prepare
 from pipeline.settings import load
+from pipeline.summary import show
 
 STEPS = [
     *("resolve", "ingest", "drift", "tokenize", "split", "admit", "train", "evaluate", "gate", "register", "report"),
@@ -49,6 +51,15 @@ def test_tuning_lowers_perplexity_by_a_third_and_the_summary_tells_all(trained: 
     for artifact in result["artifacts"].values():
         assert Path(artifact["path"]).exists()
         assert artifact["digest"].startswith("sha256:")
+
+
+def test_a_perplexity_that_no_number_holds_is_a_dash_in_the_summary(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {**summary(trained), "tuned": {"perplexity": None, "bits_per_byte": 987.0}}
+    parameters: Any = SimpleNamespace(registry="sqlite:////registry.db")
+    show(told, parameters, trained)
+    assert re.search(r"^tuned +perplexity –, bits per byte 987.0000$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_registered_model_loads_stops_and_carries_its_papers(trained: Path) -> None:
