@@ -1,6 +1,7 @@
 """Loads a causal language model to stand behind a given tokenizer: the same way for training and evaluation."""
 
 import os
+import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ UNPACKABLE = (
     "base_model: models of type {} are not supported, because they cannot keep packed rows apart; "
     "use a decoder with full or sliding-window attention, such as Llama, GPT-NeoX, Qwen or Mistral"
 )
+APART = "Weights and config.json do not belong together; save both again with save_pretrained"
 
 
 def model_folder(place: str) -> Path:
@@ -119,6 +121,11 @@ def load_model(folder: Path, vocabulary_size: int, dtype: Any, trust_remote_code
         raise ModelError(
             f"base_model: cannot load a causal language model from {folder}: {told(error, trust_remote_code)}"
         ) from error
+    except RuntimeError as error:  # ZeRO-3 tells rank 0 so of shapes that do not match
+        mismatch = re.search("size mismatch for .*", str(error))
+        if not mismatch:
+            raise
+        raise ModelError(f"base_model: {folder}: {mismatch[0]} {APART}") from None
     except KeyError:  # older architectures look our attention up in a table of their own
         raise ModelError(UNPACKABLE.format(config.model_type)) from None
     if not keeps_rows_apart(model):
@@ -144,8 +151,7 @@ def check_whole(folder: Path, loaded: dict[str, Any], tied: dict[str, str]) -> N
         )
     for name, found, wanted in sorted(loaded["mismatched_keys"]):
         raise ModelError(
-            f"base_model: {folder}: {name} has the shape {tuple(found)}, and by config.json {tuple(wanted)}; "
-            "they do not belong together, save both again with save_pretrained"
+            f"base_model: {folder}: {name} has the shape {tuple(found)}, and by config.json {tuple(wanted)}. {APART}"
         )
 
 

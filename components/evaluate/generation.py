@@ -1,10 +1,12 @@
 """Greedy answers to a few test questions, and what they show without being read: length, repetition, empty, stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 MAX_NEW_TOKENS = 96
 BATCH = 8  # prompts decoded at a time
@@ -33,10 +35,11 @@ def answer(model: Any, tokenizer: Any, prompts: Sequence[list[int]], stop_id: in
     model.set_attn_implementation("eager" if model.config._attn_implementation == "eager" else "sdpa")
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     answers: dict[int, Answer] = {}
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        outputs = _generate(model, [prompts[index] for index in chosen], stop_id)
-        answers.update(zip(chosen, (_answer(tokenizer, output, stop_id) for output in outputs), strict=True))
+    with _greedy(model, stop_id):
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            outputs = _generate(model, [prompts[index] for index in chosen], stop_id)
+            answers.update(zip(chosen, (_answer(tokenizer, output, stop_id) for output in outputs), strict=True))
     return [answers[index] for index in range(len(prompts))]
 
 
@@ -55,20 +58,30 @@ def rates(answers: Sequence[Answer]) -> dict[str, float]:
     }
 
 
+@contextmanager
+def _greedy(model: Any, stop_id: int) -> Iterator[None]:
+    """Inside, the model generates as said here alone.
+
+    Its own generation_config may ask for more, such as a repetition penalty; generate takes from there what a
+    configuration that it is given leaves open, so the model's is put aside.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=stop_id, pad_token_id=stop_id
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
 def _generate(model: Any, prompts: list[list[int]], stop_id: int) -> list[list[int]]:
     """What follows each prompt. Prompts stand flush right, and what is before them is masked."""
     width = max(map(len, prompts))
     device = next(model.parameters()).device
     ids = torch.tensor([[stop_id] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=MAX_NEW_TOKENS,
-        do_sample=False,
-        eos_token_id=stop_id,
-        pad_token_id=stop_id,
-    )
+    output = model.generate(input_ids=ids, attention_mask=mask)
     followed: list[list[int]] = output[:, width:].tolist()
     return followed
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from components.errors import DataError, ModelError, PipelineError
 from components.evaluate.by_hand import evaluate as by_hand
@@ -374,3 +374,14 @@ def test_answers_in_batches_are_the_answers_alone(trained: Path) -> None:
     model = load_model(trained / "model", len(tokenizer), torch.float32)
     together = answer(model, tokenizer, prompts, renderer.stop_id)
     assert together == [answer(model, tokenizer, [prompt], renderer.stop_id)[0] for prompt in prompts]
+
+
+def test_what_a_base_models_generation_config_asks_for_changes_no_answer(stories: Path, tokenizer: Any) -> None:
+    model = load_model(stories, len(tokenizer), torch.float32)
+    renderer = Renderer(tokenizer)
+    prompts = [renderer.prompt_ids(make_record("Tell me of a dog.", "x"))]
+    expected = answer(model, tokenizer, prompts, renderer.stop_id)
+    own = GenerationConfig(repetition_penalty=1.3, no_repeat_ngram_size=2, max_length=20, min_new_tokens=96)
+    model.generation_config = own
+    assert answer(model, tokenizer, prompts, renderer.stop_id) == expected
+    assert model.generation_config is own, "tasks are generated for as the model asks"

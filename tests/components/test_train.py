@@ -553,10 +553,28 @@ def test_zero_3_never_holds_the_whole_model(stories: Path) -> None:
         assert part == total / 2
 
 
-def test_a_base_model_without_all_of_its_weights_is_refused_under_zero_3(stories: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(stories, tmp_path / "model")
+def without_norms(folder: Path) -> None:
     kept = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if "norm" not in name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def of_another_vocabulary(folder: Path) -> None:
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**told, "vocab_size": 600}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_norms, "lacks 11 of its model's weights, such as model.layers.0.input_layernorm.weight"),
+        (of_another_vocabulary, "size mismatch for model.embed_tokens.weight: "),
+    ],
+)
+def test_a_base_model_without_all_of_its_weights_is_refused_under_zero_3(
+    stories: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = shutil.copytree(stories, tmp_path / "model", copy_function=shutil.copyfile)  # which may be read-only
+    damage(folder)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     finished = subprocess.run(
         [*torchrun, "-m", "tests.components.zero_init", str(folder)],
@@ -566,8 +584,7 @@ def test_a_base_model_without_all_of_its_weights_is_refused_under_zero_3(stories
         env=os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
     )
     assert finished.returncode == 1
-    assert "ModelError: base_model: " in finished.stderr
-    assert "lacks 11 of its model's weights, such as model.layers.0.input_layernorm.weight" in finished.stderr
+    assert re.search(f"ModelError: base_model: .*{message}", finished.stderr), finished.stderr
 
 
 def test_fifty_steps_give_the_golden_curve(prepared: Path, stories: Path, tmp_path: Path) -> None:
