@@ -110,4 +110,16 @@ class Claim:
 
 
 def _last_written(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in (folder, *folder.glob("*")))
+    """When something was last written to a folder; 0 for what another launcher has removed meanwhile."""
+    try:
+        inside = list(folder.glob("*"))
+    except FileNotFoundError:
+        inside = []
+    return max(_written(path) for path in (folder, *inside))
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -105,19 +105,28 @@ def load(engine: Any, checkpoint: Path, config: TrainConfig, universal: bool) ->
             state["step"] = state["step"].clone()
 
 
-def save(engine: Any, tokenizer: Any, config: TrainConfig) -> None:
-    """Writes the model as safetensors in the training's precision, with its tokenizer and its stop token."""
+def save(engine: Any, tokenizer: Any, config: TrainConfig, untrained: bool = False) -> None:
+    """Writes the model as safetensors in the training's precision, with its tokenizer and its stop token.
+
+    Args:
+        untrained: with the base model's weights, on the host, since there may be no room for another engine.
+    """
     model = engine.module
-    if config.zero_stage == 3:
+    if untrained:
+        if torch.distributed.get_rank() != 0:
+            return
+        model = prepare(config, len(tokenizer))
+    elif config.zero_stage == 3:
         engine.empty_partition_cache()  # waits for what the last forward pass has prefetched
     if config.method == "lora":
         with whole(list(model.parameters()), write=False):
-            if config.save_adapters and torch.distributed.get_rank() == 0:
-                save_adapters(model, config.model / ADAPTERS)
-            # in float32, and rounded once
-            model = model.to(torch.float32).merge_and_unload().to(DTYPES[config.precision])
-            state = {name: weight.clone() for name, weight in model.state_dict().items()}
-    elif config.zero_stage == 3:
+            if torch.distributed.get_rank() == 0:
+                if config.save_adapters:
+                    save_adapters(model, config.model / ADAPTERS)
+                # in float32, and rounded once; on the host, since a GPU that trains in bf16 may not hold twice as much
+                model = model.cpu().to(torch.float32).merge_and_unload().to(DTYPES[config.precision])
+                state = {name: weight.clone() for name, weight in model.state_dict().items()}
+    elif config.zero_stage == 3 and not untrained:
         state = engine._zero3_consolidated_16bit_state_dict()  # on rank 0
     else:
         state = model.state_dict()

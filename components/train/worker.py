@@ -1,6 +1,5 @@
 """One rank of a training, as torchrun starts it."""
 
-import gc
 import json
 import os
 import sys
@@ -85,32 +84,24 @@ class Worker:
         )
         if self.rank == 0:
             print(f"train: {startup(self.times)}", flush=True)
-        del engine  # the loop's alone, which may need another
         loop.run()
-        if self.config.early_stopping_patience:
-            self.take_best(loop)
-        self.write(loop)
+        untrained = self.config.early_stopping_patience > 0 and not self.take_best(engine, state)
+        self.write(engine, state, loop, untrained)
 
-    def take_best(self, loop: Loop) -> None:
-        """Puts the best weights that there still are into the engine: its own, a checkpoint's, or the base model's."""
-        state = loop.state
+    def take_best(self, engine: Any, state: State) -> bool:
+        """Puts the best weights that there still are into the engine; False if these are the base model's."""
         losses = {entry["step"]: entry["eval_loss"] for entry in state.history if "eval_loss" in entry}
         candidates = {step for step in (state.best_step, state.kept_step, state.step) if step is not None}
         for step in sorted(candidates, key=losses.__getitem__):
-            if step == state.step:
-                return
-            if step == 0:
-                loop.engine.destroy()
-                loop.engine = None
-                gc.collect()  # before another one is made: there may be no room for two
-                loop.engine = self.begin(None)[1]
-                return
+            if step in (0, state.step):
+                return step > 0
             checkpoint = self.checkpoints.of_step(step) if self.checkpoints else None
             if checkpoint:
-                self.read_weights(loop.engine, checkpoint, self.read_state(checkpoint))
-                return
+                self.read_weights(engine, checkpoint, self.read_state(checkpoint))
+                return True
             if self.rank == 0:
                 print(f"train: the weights of step {step}, held-out loss {losses[step]:.3f}, are lost", file=sys.stderr)
+        raise AssertionError("the present weights are among the candidates")
 
     def board(self, state: State) -> Board | None:
         """TensorBoard's files, where they are asked for."""
@@ -168,14 +159,13 @@ class Worker:
         path: Path = self.checkpoints.of_the_acting(converted)
         return path
 
-    def write(self, loop: Loop) -> None:
+    def write(self, engine: Any, state: State, loop: Loop, untrained: bool) -> None:
         """The model, the curves and the metrics."""
-        engine, state = loop.engine, loop.state
         sizes = {
             "parameters": parameter_count(engine.module),
             "trainable_parameters": parameter_count(engine.module, trainable=True),
         }
-        save(engine, self.tokenizer, self.config)
+        save(engine, self.tokenizer, self.config, untrained)
         memory = torch.tensor([memory_gib(engine.device)], device=engine.device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
         if self.rank != 0:

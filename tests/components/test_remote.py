@@ -210,6 +210,9 @@ def test_what_nobody_uses_is_removed_after_a_time(tmp_path: Path, capsys: pytest
             (tmp_path / kind / name).mkdir(parents=True)
             os.utime(tmp_path / kind / name, (time.time() - days * 86400,) * 2)
     (tmp_path / "checkpoints" / "used" / "checkpoint-3").mkdir()
+    gone = tmp_path / "runs" / "old" / "gone"  # as what another launcher removes: listed, and not there when looked at
+    gone.symlink_to(tmp_path / "nowhere")
+    os.utime(gone.parent, (0, 0))
     Claim(tmp_path, "current").remove_old(30)
     assert sorted(entry.name for entry in (tmp_path / "runs").iterdir()) == ["current", "new"]
     assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == ["new", "used"]

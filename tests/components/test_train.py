@@ -222,14 +222,20 @@ def test_steps_that_fp16_skips_are_counted_and_leave_a_curve_that_json_can_hold(
     assert curve(tmp_path, "skipped_steps") == [1, 2]
 
 
-def test_a_training_that_stops_between_two_points_of_its_curve_has_a_loss(
-    prepared: Path, stories: Path, tmp_path: Path
+@pytest.mark.parametrize("arguments", [{"zero_stage": 3}, {"method": "lora"}], ids=["zero 3", "lora"])
+def test_a_training_that_only_makes_it_worse_ends_with_the_base_models_weights(
+    prepared: Path, stories: Path, tmp_path: Path, arguments: dict[str, Any]
 ) -> None:
+    """And has a loss, although it stops between two points of its curve."""
     stopping = {"early_stopping_patience": 1, "eval_steps": 1, "learning_rate": "0.3", "checkpoints": tmp_path / "kept"}
-    finished = run(prepared, stories, tmp_path, logging_steps=1000, epochs=5, nproc_per_node=1, **stopping)
+    finished = run(prepared, stories, tmp_path, logging_steps=1000, epochs=5, nproc_per_node=2, **stopping, **arguments)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     [loss] = curve(tmp_path, "loss")
-    assert json.loads((tmp_path / "metrics.json").read_text())["train_loss"] == loss
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["train_loss"], metrics["best_step"]) == (loss, 0)
+    saved = weights(tmp_path)
+    base = load_model(stories, saved["model.embed_tokens.weight"].shape[0], torch.float32).state_dict()
+    assert all(torch.equal(base[name], weight) for name, weight in saved.items())
 
 
 def test_tensorboard_reads_one_curve_from_all_attempts(prepared: Path, stories: Path, tmp_path: Path) -> None:
