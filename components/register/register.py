@@ -183,6 +183,7 @@ def _metrics(figures: dict[str, Any]) -> dict[str, float]:
         for place, part in places.items()
         for name, model in part["models"].items()
         for figure in ("perplexity", "bits_per_byte")
+        if model[figure] is not None  # a perplexity beyond float64
     } | {
         f"{name}_{task}_{metric}": model["value"]
         for task, metrics in figures["tasks"].items()

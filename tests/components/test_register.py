@@ -218,6 +218,15 @@ def test_a_single_test_record_has_no_interval(arguments: dict[str, Any], address
     assert "| tuned | 8.250 | 0.9000 |" in card
 
 
+def test_a_base_model_of_no_finite_perplexity_is_registered_without_it(arguments: dict[str, Any], address: str) -> None:
+    beyond = {**MODEL, "perplexity": None, "word_perplexity": None, "perplexity_interval": None}
+    write_json(arguments["evaluation"], {**EVALUATION, "models": {"base": beyond, "tuned": MODEL}})
+    register(**arguments)
+    (version,) = open_registry(address, "faq").versions()
+    assert "base_perplexity" not in version.tags
+    assert version.tags["base_bits_per_byte"] == "0.9"
+
+
 def test_a_perplexity_that_no_number_can_hold_is_a_dash_in_the_card() -> None:
     beyond = {**MODEL, "perplexity": None, "word_perplexity": None, "perplexity_interval": None}
     lineage = {"base_model": "/models/base", "dataset": "/data/faq.csv", "train_records": 2, "template": "dolly"}
