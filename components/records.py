@@ -284,24 +284,33 @@ def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Re
     Raises:
         DataError: it is no Parquet file, or lacks a column.
     """
-    with _parquet(path) as file:
-        missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
-        if missing:
-            raise DataError(f"{path} has no column {missing[0]!r}; is it what the step before wrote?")
+    with _opened(path, columns or ()) as file:
         yield from file.iter_batches(batch_size=ROW_GROUP, columns=columns)
 
 
 def count_rows(path: Path) -> int:
     """The number of rows, from the file's footer."""
-    with _parquet(path) as file:
+    with _opened(path) as file:
         return int(file.metadata.num_rows)
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
+def check_parquet(path: Path, columns: Sequence[str]) -> None:
+    """Raises DataError unless a file is Parquet and has these columns."""
+    _opened(path, columns).close()
+
+
+def _opened(path: Path, columns: Sequence[str] = ()) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is no Parquet file: {' '.join(str(error).split())}") from error
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:  # the second of a folder
+        raise DataError(f"{path} is no Parquet file") from error
+    missing = [name for name in columns if name not in file.schema_arrow.names]
+    if missing:
+        file.close()
+        raise DataError(f"{path} has no column {', '.join(map(repr, missing))}")
+    return file
 
 
 def write_json(path: Path, value: Any) -> None:

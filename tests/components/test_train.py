@@ -541,16 +541,21 @@ def test_offload_keeps_state_in_the_hosts_memory_where_there_is_some(tmp_path: P
         TrainConfig(**paths, base_model="x", zero_stage=2, offload="parameters")
 
 
-def test_zero_3_never_holds_the_whole_model(stories: Path) -> None:
-    """After loading, before any engine: each of two ranks holds half of every weight, and none whole."""
+def loaded_under_zero_3(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Two ranks that load a model, and tell how much of it each holds."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    finished = subprocess.run(
-        [*torchrun, "-m", "tests.components.zero_init", str(stories)],
+    return subprocess.run(
+        [*torchrun, "-m", "tests.components.zero_init", str(folder)],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
     )
+
+
+def test_zero_3_never_holds_the_whole_model(stories: Path) -> None:
+    """After loading, before any engine: each of two ranks holds half of every weight, and none whole."""
+    finished = loaded_under_zero_3(stories)
     assert finished.returncode == 0, finished.stderr
     held = re.findall(r"held (\d+) (\d+) (\d+)", finished.stdout)
     assert len(held) == 2
@@ -581,14 +586,7 @@ def test_a_base_model_without_all_of_its_weights_is_refused_under_zero_3(
 ) -> None:
     folder = shutil.copytree(stories, tmp_path / "model", copy_function=shutil.copyfile)  # which may be read-only
     damage(folder)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    finished = subprocess.run(
-        [*torchrun, "-m", "tests.components.zero_init", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore"},
-    )
+    finished = loaded_under_zero_3(folder)
     assert finished.returncode == 1
     assert re.search(f"ModelError: base_model: .*{message}", finished.stderr), finished.stderr
 
