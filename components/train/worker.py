@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -147,8 +147,7 @@ class Worker:
             return State(global_batch=self.config.global_batch(self.world_size), world_size=self.world_size)
         if self.rank == 0 and self.checkpoints:
             print(f"train: resuming from {self.checkpoints.shown(checkpoint)}", flush=True)
-        saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        return State(**{field.name: saved[field.name] for field in fields(State) if field.name in saved})
+        return State(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
 
     def for_these_ranks(self, checkpoint: Path | None, state: State) -> Path | None:
         """A checkpoint of another number of ranks in a form that these can load; None where that is not needed."""
