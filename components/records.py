@@ -282,35 +282,30 @@ def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Re
     """The rows of a Parquet file in Arrow batches of at most a row group.
 
     Raises:
-        DataError: it is no Parquet file, or lacks a column.
+        DataError: it cannot be read, is no Parquet file, or lacks a column.
     """
-    with _opened(path, columns or ()) as file:
+    with _parquet(path) as file:
+        missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+        if missing:
+            raise DataError(f"{path} has no column {missing[0]!r}; is it what the step before wrote?")
         yield from file.iter_batches(batch_size=ROW_GROUP, columns=columns)
 
 
 def count_rows(path: Path) -> int:
     """The number of rows, from the file's footer."""
-    with _opened(path) as file:
+    with _parquet(path) as file:
         return int(file.metadata.num_rows)
 
 
-def check_parquet(path: Path, columns: Sequence[str]) -> None:
-    """Raises DataError unless a file is Parquet and has these columns."""
-    _opened(path, columns).close()
-
-
-def _opened(path: Path, columns: Sequence[str] = ()) -> pq.ParquetFile:
+def _parquet(path: Path) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is no Parquet file: {' '.join(str(error).split())}") from error
     except FileNotFoundError:
         raise
-    except (pa.ArrowInvalid, OSError) as error:  # the second of a folder
-        raise DataError(f"{path} is no Parquet file") from error
-    missing = [name for name in columns if name not in file.schema_arrow.names]
-    if missing:
-        file.close()
-        raise DataError(f"{path} has no column {', '.join(map(repr, missing))}")
-    return file
+    except OSError as error:  # such as a folder, or a file that may not be read
+        raise DataError(f"cannot read {path}: {error.strerror or str(error).splitlines()[0]}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

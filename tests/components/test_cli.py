@@ -63,7 +63,7 @@ def test_help_names_and_explains_each_argument(step: str) -> None:
         ("tokenize", {"template": "alpaca"}, "allowed: dolly, base"),
         ("tokenize", {"max_length": "-5"}, "max_length=-5 must be at least 1, or 0"),
         ("tokenize", {"records": "{folder}/good.jsonl", "base_model": "{model}"}, "good.jsonl is no Parquet file"),
-        ("split", {"tokens": "{folder}", "records": "{folder}/records.parquet"}, "is no Parquet file"),
+        ("split", {"tokens": "{folder}", "records": "{folder}/records.parquet"}, "cannot read /"),
         ("split", {"tokens": "{folder}/records.parquet", "records": "{folder}/records.parquet"}, "no column 'key'"),
         ("split", {"test_size": "1.5"}, "test_size=1.5 is neither a fraction"),
         ("gate", {"evaluation": "{folder}/figures.json", "rules": "{folder}/rules.yaml"}, "rules.yaml does not exist"),
