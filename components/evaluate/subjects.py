@@ -185,7 +185,7 @@ def load(folder: Path, vocabulary_size: int, precision: str, trust_remote_code: 
     import transformers
 
     from components.evaluate.devices import place
-    from components.evaluate.memory import keep_freed_memory
+    from components.heap import keep_freed_memory
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

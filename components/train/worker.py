@@ -18,6 +18,7 @@ import transformers
 from transformers.integrations import HfDeepSpeedConfig
 
 from components.errors import ResumableError
+from components.heap import keep_freed_memory
 from components.packing import try_loss
 from components.records import write_json
 from components.rendering import load_tokenizer
@@ -62,6 +63,7 @@ class Worker:
         transformers.logging.disable_progress_bar()
         if not torch.cuda.is_available():
             leave_out_shared_memory_op()
+            keep_freed_memory()
         deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE, verbose=False)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         # what ranks tell each other besides gradients goes over the CPU
