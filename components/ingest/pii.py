@@ -10,8 +10,11 @@ from components.ingest import secrets
 
 Found = Iterator[tuple[int, int]]
 
-# Between a word such as "passport" and its value: "passport number is: 'X".
-GLUE = r"""(?:[ _]?(?:(?:number|num|no|nr|id)\b|n°))?[.:#]?\s?(?:is|was|=|:|with number)?\s?["'(#]?"""
+# Between a word such as "passport" and its value: "passport number is: 'X", "Reisepass-Nr.: X".
+GLUE = (
+    r"(?:[ _.-]{0,2}(?:(?:number|nummer|num|no|nr|id)\b|n[°º.]))?"
+    r"""[.:：#]?\s?(?:is|was|=|:|with number)?\s?["'(#]?"""
+)
 # A number behind one of these is no person's, whatever its form.
 THING = re.compile(
     r"(?<![a-z])(?:order|invoice|act|no|nr|isbn(?:-1[03])?|part|po|sku|item|serial|model|ticket|case|ref|tracking|article|doi|zip|page|"
@@ -66,8 +69,9 @@ PHONE_INTERNATIONAL = tuple(
 )
 PHONE_NATIONAL = re.compile(rf"[0-9](?<![\w+.\-/:].)(?:{GAP}[0-9]){{6,13}}(?![\w%]|[-.,]\d)", re.ASCII)
 PHONE_WORD = (
-    r"\b(?:tel|phone|telephone|telefon|téléphone|teléfono|mobile|mob|cell|handy|fax|call|ring|dial|sms|whatsapp|hotline|"
-    r"contact|reach|text)"
+    r"(?:\b(?:tel|phone|telephone|mobile|mob|cell|fax|call|ring|dial|sms|whatsapp|hotline|contact|reach|text|"
+    r"telefon|mobil|handy|ruf|tél|téléphone|portable|teléfono|telefono|móvil|celular|cellulare|telefone|telemóvel|"
+    r"telefoon|mobiel|gsm|тел|телефон|моб)|(?:电话|電話|手机|手機|携帯)(?:号码|號碼|番号)?)"
 )
 PHONE_NAMED = re.compile(PHONE_WORD + GLUE + r"\s?(?:(?:me |us |him |her |them |you )?(?:at |on )?)\(?$", re.IGNORECASE)
 PHONE_MEANT = re.compile(rf"{PHONE_WORD}\b|\bnumber (?:is|was)\b", re.IGNORECASE)
@@ -199,8 +203,9 @@ def phones(text: str) -> Found:
     for prefix, pattern in PHONE_INTERNATIONAL:
         for match in pattern.finditer(text) if prefix in text else ():
             start = match.start() - _opens_before(text, match)
+            before = text[max(0, start - 30) : start]
             end = _valid_end(match[0])
-            if end and not THING.search(text, max(0, start - 30), start):
+            if end and (PHONE_NAMED.search(before) or not THING.search(before)):  # the no. of "phone no." is a phone's
                 yield start, match.start() + end
     for match in PHONE_NATIONAL.finditer(text):
         start, end = match.span()
