@@ -21,7 +21,7 @@ import numpy as np
 from components.errors import ModelError
 from components.models import told
 from components.records import messages
-from components.templates import automatic_prefix, is_dolly
+from components.templates import automatic_prefix, is_dolly, on_one_day
 
 PROBE = "probe"
 # A Jinja template may refuse a role or an order of roles; this is how it says so.
@@ -84,8 +84,14 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
 
 
 def control_ids(tokenizer: Any) -> frozenset[int]:
-    """The ids that no text may encode to."""
+    """The ids of a tokenizer's special tokens, which no text may encode to."""
     return frozenset(index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
+
+
+def is_sign(text: str) -> bool:
+    """Whether an added token has the look of a sign between turns, and is no word and no run of spaces."""
+    said = text.replace("▁", " ").strip()  # as SentencePiece writes a space
+    return bool(said) and not said[0].isalnum()
 
 
 class Renderer:
@@ -97,8 +103,6 @@ class Renderer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.control = control_ids(tokenizer)
-        self._control_ids = np.array(sorted(self.control), np.int32)
         self._backend = copy.deepcopy(tokenizer.backend_tokenizer)  # transformers changes its settings at each call
         self._backend.encode_special_tokens = False
         self._backend.no_truncation()
@@ -111,6 +115,12 @@ class Renderer:
             raise ModelError(
                 "template: its prompt is not a prefix of the whole conversation, so no answer can be learned from it"
             )
+        # some models do not mark as special what their template puts between turns, such as DeepSeek's <｜User｜>
+        added = tokenizer.added_tokens_decoder
+        written = {index for ids in self._encode([prompt, closing]) for index in ids} & added.keys()
+        self._signs = frozenset(i for i in written if not added[i].special and is_sign(added[i].content))
+        self.control = control_ids(tokenizer) | self._signs
+        self._control_ids = np.array(sorted(self.control), np.int32)
         self.stop = self._stop(closing)
         self._target = self._made((opening, self.stop))
         self._first = self._encode([automatic_prefix(tokenizer)])[0]
@@ -204,9 +214,17 @@ class Renderer:
         except Exception as error:  # a template may raise anything, with the record's text in it
             raise ModelError(f"template: it fails on a record: {type(error).__name__}") from None
 
+    @cached_property
+    def _template(self) -> str:
+        return on_one_day(self.tokenizer.get_chat_template())
+
+    def _render(self, conversations: list[Any], **options: Any) -> Any:
+        return self.tokenizer.apply_chat_template(
+            conversations, chat_template=self._template, tokenize=False, **options
+        )
+
     def _rendered(self, conversations: list[list[dict[str, str]]]) -> list[str]:
-        render = self.tokenizer.apply_chat_template
-        return list(render(conversations, tokenize=False, add_generation_prompt=True)) if conversations else []
+        return list(self._render(conversations, add_generation_prompt=True)) if conversations else []
 
     def _probes(self) -> tuple[str, str]:
         """A prompt, and the same with its answer."""
@@ -215,7 +233,7 @@ class Renderer:
         asked = [{"role": "user", "content": PROBE}]
         answered = [*asked, {"role": "assistant", "content": PROBE}]
         try:
-            return self._rendered([asked])[0], str(self.tokenizer.apply_chat_template(answered, tokenize=False))
+            return self._rendered([asked])[0], str(self._render(answered))
         except TemplateSyntaxError as error:
             raise ModelError(f"template: line {error.lineno}: {error.message}") from None
         except Exception as error:  # a template may raise anything
@@ -259,8 +277,12 @@ class Renderer:
     @cached_property
     def _text_only(self) -> Any:
         """The tokenizer as one that takes control tokens for text."""
+        from tokenizers import AddedToken
+
         backend = copy.deepcopy(self._backend)
         backend.encode_special_tokens = True
+        names = self.tokenizer.convert_ids_to_tokens(sorted(self._signs))
+        backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
         return backend
 
     def _plain(self, text: str) -> list[int]:

@@ -1,5 +1,7 @@
 """Chat templates: Dolly's, the base model's own, or a user's Jinja file."""
 
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,11 @@ DOLLY_TEMPLATE = """\
 {%- endif -%}
 """
 DOLLY_TEMPLATE = DOLLY_TEMPLATE.replace("INTRODUCTION", INTRODUCTION)
+
+# How a template asks for today's date, and what it is told. It is the date that Llama 3.1's template takes where nobody
+# gives it one.
+NOW = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>[^"'\\]*)(?P=quote)\s*\)""")
+TODAY = date(2024, 7, 26)
 
 
 def check_template(template: str) -> None:
@@ -72,6 +79,11 @@ def apply_template(tokenizer: Any, template: str, template_digest: str = "") -> 
         raise ModelError("template=base: the base model's tokenizer has no chat template; use template=dolly")
     if tokenizer.pad_token is None:  # only generation asks for one; nothing here is ever padded
         tokenizer.pad_token = tokenizer.eos_token
+
+
+def on_one_day(template: str) -> str:
+    """A template that asks for today's date as it is on TODAY: the same records are the same tokens on every day."""
+    return NOW.sub(lambda found: repr(TODAY.strftime(found["format"])), template)
 
 
 def is_dolly(tokenizer: Any) -> bool:

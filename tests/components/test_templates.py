@@ -117,6 +117,18 @@ def test_a_users_template_is_saved_with_the_tokenizer_and_gives_the_same_prompt(
     assert (tmp_path / "tokenizer" / "chat_template.jinja").read_text(encoding="utf-8") == own.read_text("utf-8")
 
 
+@pytest.mark.parametrize("call", ['strftime_now("%d %b %Y")', "strftime_now( '%d %b %Y' )"])
+def test_a_template_that_asks_for_the_date_gives_the_same_tokens_every_day(
+    tokenizer_folder: Callable[[str], Path], tmp_path: Path, call: str
+) -> None:
+    own = tmp_path / "own.jinja"
+    dated = "{% if strftime_now is defined %}{{ 'Today: ' + " + call + " }}{% endif %}"
+    own.write_text(dated + CHATML, encoding="utf-8")
+    (row,), served = run(tmp_path, tokenizer_folder("gpt-neox-chatml"), str(own))
+    assert served.decode(row["input_ids"]).startswith("Today: 26 Jul 2024<|im_start|>user")
+    assert (tmp_path / "tokenizer" / "chat_template.jinja").read_text(encoding="utf-8") == own.read_text("utf-8")
+
+
 def test_a_template_at_a_uri_is_pinned_like_data(
     stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
