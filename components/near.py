@@ -4,6 +4,7 @@ Texts come in blocks, already normalised. Of each indexed text 32 numbers stay i
 values on disk, so an index of a million texts takes about half a GiB.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ PERMUTATIONS, BANDS, SEED = 128, 32, 1
 # The share of equal MinHash values from which on two texts are compared; it tells their similarity to 0.04, so one pair
 # in 30,000 at the threshold shows less. Where all texts have a form in common, nearly all share bands.
 LIKELY = 0.54
+# Scripts that put no spaces between words: Thai to Lao, Burmese, Khmer, Japanese and Chinese. Each of their characters
+# counts as a word, or a whole page would be one.
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 # Odd constants of splitmix64 and of xxhash, to mix 64-bit numbers.
 MIX = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
 
@@ -154,7 +160,7 @@ def _shingled(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The hashes of the texts' shingles, one text's after another's, and where each text's end."""
     if not texts:
         return MIX[:0], np.zeros(0, np.int64)
-    words = [hashes + [0] * (SHINGLE - len(hashes)) for hashes in RMinHash.hash_token_sets([t.split() for t in texts])]
+    words = [hashes + [0] * (SHINGLE - len(hashes)) for hashes in RMinHash.hash_token_sets([*map(_words, texts)])]
     ends = np.cumsum([len(hashes) for hashes in words])
     flat = np.fromiter(chain.from_iterable(words), np.uint64, ends[-1])
     windows = np.lib.stride_tricks.sliding_window_view(flat, SHINGLE)
@@ -162,6 +168,10 @@ def _shingled(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     for back in range(1, SHINGLE):  # a window that begins here would reach into the next text
         inside[ends[:-1] - back] = False
     return _mixed(windows[inside]), ends - (SHINGLE - 1) * np.arange(1, len(texts) + 1)
+
+
+def _words(text: str) -> list[str]:
+    return (text if text.isascii() else UNSPACED.sub(r" \g<0> ", text)).split()
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:

@@ -83,6 +83,20 @@ def test_the_same_words_behind_other_words_are_no_repeat(tmp_path: Path) -> None
     assert near.matches(asked, before) == [True, False, False, True, False]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "苍鹭是一种常见的大型涉禽，栖息于江河、湖泊和沼泽的浅水处，常常独自站立很久，等待鱼儿游近，然后迅速啄食。",
+        "アオサギは川や湖の浅瀬にすむ大きな鳥で、長い間じっと立ったまま魚が近づくのを待ち、すばやくとらえて食べる。",
+        "นกกระสานวลเป็นนกน้ำขนาดใหญ่อาศัยอยู่ตามแม่น้ำและทะเลสาบมักยืนนิ่งรอปลาเข้ามาใกล้แล้วจับกินอย่างรวดเร็ว",
+    ],
+)
+def test_text_without_spaces_is_compared_by_its_characters(tmp_path: Path, text: str) -> None:
+    changed = text[:20] + "x" + text[21:]
+    half = text[: len(text) // 2]
+    assert asked(tmp_path / "index", [text], [text, changed, half, half[::-1]]) == [True, True, False, False]
+
+
 def test_texts_of_one_form_are_told_apart_fast(tmp_path: Path) -> None:
     """Half of each is the same in all, so that they share bands; compared word by word, this took half a minute."""
     generator = random.Random(3)
