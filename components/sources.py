@@ -121,6 +121,11 @@ def check_local(uri: str, kind: Kind, *, weights: bool = True) -> None:
     if where(uri) != "local":
         return
     path = local_path(uri)
+    folder = str(path.parent if path.is_file() else path)
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        _fail(kind, f"the folder name {folder!r} is not UTF-8, in which it is noted down; rename it")
     if kind == "dataset" and not path.is_file() and (path.exists() or GLOB.search(str(path))):
         local_files(path)
         return
@@ -277,10 +282,9 @@ def _remote_files(uri: str, kind: Kind) -> tuple[Any, dict[str, tuple[str, dict[
 def _list(filesystem: Any, root: str) -> dict[str, dict[str, Any]]:
     if "http" in filesystem.protocol:  # listing would follow the links that a page holds
         return {root: filesystem.info(root)}
-    if GLOB.search(root):
-        found = filesystem.glob(root, detail=True)
-        return {place: info for place, info in found.items() if info.get("type") != "directory"}
-    return dict(filesystem.find(root, detail=True))
+    found = (filesystem.glob if GLOB.search(root) else filesystem.find)(root, detail=True)
+    # an object whose name ends in a slash is what a console's "create folder" leaves
+    return {place: info for place, info in found.items() if info.get("type") != "directory" and not place.endswith("/")}
 
 
 def _name(place: str, root: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
 from components.errors import DataError, ModelError, ParameterError, PipelineError, StorageError
 from components.records import path_digest
@@ -141,6 +142,17 @@ def test_a_remote_folder_is_copied_whole(store: Any, uri: str) -> None:
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {"config.json", "inner/weights"}
     assert (folder / "inner" / "weights").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("uri", ["memory://bucket/data", "memory://bucket/data/", "memory://bucket/data/**"])
+def test_what_marks_a_folder_in_a_store_is_no_file(store: Any, uri: str) -> None:
+    """An object without bytes, as a console or a sync tool makes one for each folder."""
+    store.pipe({"/bucket/data/a.jsonl": b"{}", "/bucket/data/sub/b.jsonl": b"{}"})
+    pinned = pin(uri, "dataset")
+    for place in ("/bucket/data/", "/bucket/data/sub/", "/bucket/data/empty/"):
+        store.store[place] = MemoryFile(store, place, b"")
+    assert pin(uri, "dataset") == pinned
+    assert list(fetch_files(pinned)) == ["a.jsonl", "sub/b.jsonl"]
 
 
 def test_a_remote_source_that_changed_after_it_was_pinned_is_refused(store: Any) -> None:
