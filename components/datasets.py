@@ -51,7 +51,7 @@ def sources(dataset: str) -> list[Source]:
         return [Source(dataset=dataset)]
     try:
         content = yaml.safe_load(read_text(dataset))
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # the last of a date that is none
         raise DataError(f"dataset: {dataset} is not YAML: {' '.join(str(error).split())}") from None
     entries = content.get("sources") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries or set(content) != {"sources"}:
@@ -126,13 +126,15 @@ def _source(entry: Any, dataset: str, number: int) -> Source:
 
 
 def _beside(dataset: str, name: str) -> str:
-    """A relative path in a list of sources is relative to the list."""
-    relative = where(name) == "local" and not name.startswith(("/", "~", "file://"))
-    if not relative:
+    """A relative path in a list of sources is relative to the list; what lies there wins over a hub id of its name."""
+    if "://" in name or name.startswith(("/", "~")):
         return name
     if where(dataset) == "local":
-        return str(local_path(dataset).parent / name)
+        beside = local_path(dataset).parent / name
+        return str(beside) if beside.exists() or where(name) == "local" else name
+    if where(name) != "local":
+        return name
     folder, _, _ = dataset.rpartition("/")
     if ".." in PurePosixPath(name).parts:
         raise DataError(f"dataset: {dataset}: {name} leads out of its folder; give its URI")
-    return f"{folder}/{name}"
+    return f"{folder}/{PurePosixPath(name)}"  # a store knows no ./

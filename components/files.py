@@ -2,8 +2,8 @@
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -13,6 +13,7 @@ from components.errors import DataError
 
 GLOB = re.compile(r"[*?\[]")
 HIDDEN = (".", "_")
+RESCUED = "lost+found"  # at the root of many a volume, and root's alone
 
 
 def local_files(path: Path) -> dict[str, Path]:
@@ -28,10 +29,14 @@ def local_files(path: Path) -> dict[str, Path]:
         _check_name(path.name)
         return {path.name: path}
     base, pattern = glob_parts(path.as_posix(), os.path.isdir)
-    depth = len(PurePosixPath(pattern).parts) if "**" not in pattern else sys.maxsize
-    matches = re.compile(glob_translate(pattern)).match
+    try:
+        matches = re.compile(glob_translate(pattern)).match
+    except ValueError:
+        raise DataError(
+            f"dataset: {path}: ** is any number of folders, and stands alone between slashes, as in **/*.jsonl"
+        ) from None
     found: dict[str, Path] = {}
-    for name, is_way in walk(Path(base), depth) if Path(base).is_dir() else ():
+    for name, is_way in walk(Path(base), partial(_leads, pattern)) if Path(base).is_dir() else ():
         if not is_data(name) or not (is_way or matches(name)):
             continue
         if is_way or not Path(base, name).is_file():
@@ -68,18 +73,35 @@ def glob_parts(path: str, is_folder: Callable[[str], bool] = lambda _: False) ->
     return path, "**"
 
 
-def walk(base: Path, depth: int) -> Iterator[tuple[str, bool]]:
+def walk(base: Path, leads: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
     """Names of files and links under a folder, and whether it is a link to a folder that a search would go through.
 
     Links to folders are not followed, so there are no loops.
+
+    Args:
+        leads: tells of a folder's name whether the search goes on in it.
     """
     for folder, folders, names in os.walk(base, onerror=_refuse):
         here = Path(folder).relative_to(base)
-        deeper = len(here.parts) + 1 < depth
-        links = [name for name in folders if Path(folder, name).is_symlink()]
+        inside = {name: (here / name).as_posix() for name in folders}
         yield from (((here / name).as_posix(), False) for name in names)
-        yield from (((here / name).as_posix(), deeper) for name in links)
-        folders[:] = [name for name in folders if deeper and not name.startswith(HIDDEN)]
+        yield from ((inside[name], leads(inside[name])) for name in folders if Path(folder, name).is_symlink())
+        folders[:] = [name for name in folders if not _is_hidden(name) and leads(inside[name])]
+
+
+def _leads(pattern: str, folder: str) -> bool:
+    """Whether what a pattern matches can lie in a folder."""
+    wanted, parts = PurePosixPath(pattern).parts, PurePosixPath(folder).parts
+    for part, one in zip(parts, wanted, strict=False):
+        if one == "**":
+            return True
+        if not re.match(glob_translate(one), part):
+            return False
+    return len(parts) < len(wanted)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(HIDDEN) or name == RESCUED
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -90,4 +112,4 @@ def is_data(name: str) -> bool:
     """Whether a file in a folder is data by its name."""
     parts = PurePosixPath(name).parts
     about = parts[-1].upper().partition(".")[0] in ("README", "LICENSE")
-    return not (about or any(part.startswith(HIDDEN) for part in parts))
+    return not (about or any(map(_is_hidden, parts)))

@@ -16,11 +16,12 @@ QUOTE, COMMA, END = b'",]'
 class Elements:
     """Iterates over the raw elements of a file that begins with a bracket; one that is too long comes as its digest.
 
-    Each element is what stands between two commas, and may be no JSON. What stands behind the list begins with its
-    closing bracket, and a list that is cut off ends with an empty element, so neither is JSON.
+    Each element is what stands between two commas, and may be no JSON. `fault` tells afterwards whether the list had no
+    end, or something behind it: nobody knows how many rows that would have been.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
+        self.fault = ""
         self._file = file
         self._buffer = b""
         self._start = self._at = 0  # where the element begins, and up to where it has been looked at
@@ -33,7 +34,12 @@ class Elements:
             self._buffer += block if self._buffer or self._depth else block.removeprefix(BOM)
             yield from self._scan()
             self._trim()
-        yield from self._behind() if self._closed else self._cut_off()
+        if not self._closed:
+            self.fault = "ends inside its JSON list: it was cut off, or a quote or bracket is not closed"
+        elif self._has_more():
+            self.fault = "goes on behind the end of its JSON list"
+        elif self._mismatched:
+            yield b"]"
 
     def _scan(self) -> Iterator[bytes | Hashed]:
         while not self._closed and self._seek():
@@ -84,18 +90,8 @@ class Elements:
         self._at -= self._start
         self._start = 0
 
-    def _behind(self) -> Iterator[bytes | Hashed]:
+    def _has_more(self) -> bool:
         tail = self._buffer.strip()
         while not tail and (block := self._file.read(BLOCK)):
             tail = block.strip()
-        if tail or self._mismatched:
-            yield b"]" + tail[:BLOCK]
-
-    def _cut_off(self) -> Iterator[bytes | Hashed]:
-        self._at = len(self._buffer) + 1
-        rest = self._take()
-        whole = self._depth == 1 and not self._quoted
-        if isinstance(rest, Hashed) or rest.strip():
-            yield rest
-        if whole or isinstance(rest, Hashed) or not rest.strip():
-            yield b""
+        return bool(tail)

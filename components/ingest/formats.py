@@ -71,7 +71,7 @@ def detect(path: Path) -> Format:
         return Format(name="arrow")
     if head.startswith(b"\xff\xff\xff\xff"):
         return Format(name="arrow stream", packed=packed)
-    return _kind_of_text(path, head.removeprefix(BOM), packed)
+    return _kind_of_text(path, head.removeprefix(BOM), packed, cut=len(head) == HEAD)
 
 
 def opened(path: Path, packed: str) -> IO[bytes]:
@@ -150,9 +150,10 @@ def _is_binary(head: bytes) -> bool:
     return control * 10 > len(head)
 
 
-def _kind_of_text(path: Path, head: bytes, packed: str) -> Format:
+def _kind_of_text(path: Path, head: bytes, packed: str, *, cut: bool) -> Format:
     told = _told(path)
-    lines = [line.strip() for line in head.splitlines()[:50] if line.strip()]
+    # an object that the head cuts ends further on
+    lines = [line.strip() for line in (head + b"}" * cut).splitlines()[:50] if line.strip()]
     start = head.lstrip()[:1]
     if start == b"[" and (told == "json" or head.lstrip()[1:].lstrip()[:1] in (b"{", b"]")):
         return Format(name="json", packed=packed)
@@ -161,7 +162,7 @@ def _kind_of_text(path: Path, head: bytes, packed: str) -> Format:
         return Format(name="jsonl", packed=packed)
     if told == "json":
         raise DataError(f"dataset: {path} is not a JSON list of records, nor one record a line")
-    delimiter = _delimiter(head, told)
+    delimiter = _delimiter(head, told, cut=cut)
     if delimiter:
         return Format(name="csv", packed=packed, delimiter=delimiter)
     if told in ("Parquet", "Arrow"):
@@ -175,7 +176,7 @@ def _told(path: Path) -> str:
     return BY_SUFFIX.get(PurePath(name.stem).suffix if name.suffix[1:] in PACKED.values() else name.suffix, "")
 
 
-def _delimiter(head: bytes, told: str) -> str:
+def _delimiter(head: bytes, told: str, *, cut: bool) -> str:
     """What separates the cells, where this is a table: by its name, or because all its rows have as many cells."""
     text = head.decode("utf-8", "replace").lstrip()
     header = text.partition("\n")[0]
@@ -190,8 +191,8 @@ def _delimiter(head: bytes, told: str) -> str:
             len(cells) for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if cells
         )
     except csv.Error:
-        if len(head) < HEAD:  # otherwise the head may have cut a cell
+        if not cut:  # otherwise the head may have cut a cell
             return ""
-    if len(head) == HEAD:
+    if cut:
         widths = widths[:-1]
     return delimiter if len(widths) > 1 and len(set(widths)) == 1 else ""

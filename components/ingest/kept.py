@@ -43,7 +43,7 @@ class Kept:
     def key(self, block: Block, shape: Shape) -> str:
         """The name of a block's prepared rows: equal names mean equal rows."""
         text = "\n".join((self._basis, canonical_json(dict(shape.columns)), block.digest()))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()  # a column's name may be no text
 
     def get(self, key: str) -> bytes | None:
         """What is kept under this name, if it is there and whole."""

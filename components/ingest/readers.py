@@ -1,8 +1,9 @@
 """Readers: a file or hub dataset as blocks of rows. The format is told by the content."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 from components.errors import DataError
 from components.ingest.formats import Format, detect, opened
@@ -43,14 +44,14 @@ def _streamed(path: Path, found: Format, select: Select) -> Iterator[Block]:
             if found.name == "jsonl":
                 yield from line_blocks(file)
             else:
-                csv = found.delimiter
-                yield from blocks(csv_rows(file, csv, path.name) if csv else TEXT[found.name](file))
+                yield from blocks(_text_rows(file, found, path.name))
         except (OSError, EOFError) as error:
             raise DataError(f"dataset: cannot read {path}: {' '.join(str(error).split())}") from error
 
 
-TEXT: dict[str, Callable[..., Iterator[Row]]] = {
-    "json": json_list,
-    "text": paragraphs,
-    "markdown": markdown,
-}
+def _text_rows(file: IO[bytes], found: Format, name: str) -> Iterator[Row]:
+    if found.name == "csv":
+        return csv_rows(file, found.delimiter, name)
+    if found.name == "json":
+        return json_list(file, name)
+    return markdown(file) if found.name == "markdown" else paragraphs(file)

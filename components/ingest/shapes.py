@@ -1,5 +1,6 @@
 """Shapes of rows: instruction records, conversations and plain text, under whatever names their columns have."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,8 @@ ROLES = {
 }
 UNKNOWN = "unknown"
 SHOWN = 20  # of the columns that there are, in a message
+# What may be shown there as a column's name: where a table has no header, its first row stands for the names.
+NAME = re.compile(r"[^\W\d][\w.:/()#-]{0,39}")
 # Characters of all of a conversation's records, for each repeats what was said before it: 10,000 short turns would
 # come to gigabytes.
 MAX_TURNS = 16 << 20
@@ -160,9 +163,12 @@ def choose(names: Iterable[str], given: Mapping[str, str]) -> Shape:
 def _check_given(names: list[str], given: Mapping[str, str]) -> None:
     for field, column in given.items():
         if column not in names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            there = ", ".join(map(repr, names[:SHOWN]))
-            raise DataError(f"columns: {field}={column}: no such column; there are {there}{more}")
+            shown = [name for name in names if NAME.fullmatch(name)][:SHOWN]
+            more = f"{len(names) - len(shown)} more" * (len(shown) < len(names))
+            if more and len(shown) < SHOWN:
+                more += ", which read like text and are not shown; a csv must begin with a line of names"
+            there = " and ".join(filter(None, (", ".join(map(repr, shown)), more)))
+            raise DataError(f"columns: {field}={column}: no such column; there are {there}")
 
 
 def required(value: Any) -> str | Reject:
@@ -233,8 +239,10 @@ def _message(message: Any) -> dict[str, str] | Reject:
     """A message as role and content; ShareGPT calls them from and value."""
     if not isinstance(message, dict):
         return Reject.WRONG_TYPE
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
+    role, content = (
+        next((message[name] for name in names if message.get(name) is not None), None)
+        for names in (("role", "from"), ("content", "value"))  # a table may have columns for both
+    )
     if isinstance(content, list):  # OpenAI's parts; only those of text can be learned
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         texts = [part for part in parts if isinstance(part, str)]

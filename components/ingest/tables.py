@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from components.errors import DataError
 from components.ingest.rows import MAX_ROW, Row
+from components.ingest.text import parse
 from components.records import Reject
 from components.sources import hub_parts
 
@@ -25,6 +27,7 @@ TEXT_AS_BYTES = {
     pa.string_view(): pa.binary_view(),
 }
 WITHOUT_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+DEEPEST = 32  # levels of a value in a JSON column: what is nested deep cannot be handed to another process
 
 
 def parquet(path: Path, select: Select) -> Iterator[Row]:
@@ -101,8 +104,12 @@ def _checked(batches: Iterable[Any], select: Select) -> Iterator[Any]:
 def _rows(batches: Iterable[Any]) -> Iterator[Row]:
     position = 0
     for batch in batches:
-        for value, raw in _values(_decoded(batch)):
+        decoded = _decoded(batch)
+        packed = [column for column in decoded.schema if _holds_json(column.type)]
+        for value, raw in _values(decoded):
             position += 1
+            for column in packed if isinstance(value, dict) else ():
+                value[column.name] = _unpacked(value[column.name], column.type)
             yield Row(position, value, raw)
 
 
@@ -111,8 +118,49 @@ def _decoded(batch: Any) -> Any:
     columns = []
     for column in batch.columns:
         decoded = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        columns.append(decoded.cast(WITHOUT_VIEWS.get(decoded.type, decoded.type)))
+        columns.append(decoded.cast(_whole(decoded.type)))
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _whole(kind: Any) -> Any:
+    """A type without dictionaries and views at any depth: messages are structs in lists."""
+    if pa.types.is_dictionary(kind):
+        return _whole(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_whole(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(_whole(kind.value_type)))
+    return WITHOUT_VIEWS.get(kind, kind)
+
+
+def _holds_json(kind: Any) -> bool:
+    """Whether a type has Arrow's JSON in it: as datasets writes messages that do not all have the same fields."""
+    inner = [kind.field(place).type for place in range(kind.num_fields)]
+    return isinstance(kind, pa.JsonType) or any(map(_holds_json, inner))
+
+
+def _unpacked(value: Any, kind: Any) -> Any:
+    """A value of a type that has JSON in it, with what the JSON says; a number, true and null stay text."""
+    if value is None:
+        return None
+    if isinstance(kind, pa.JsonType):
+        said = parse(value.encode("utf-8", "surrogatepass"))
+        known = isinstance(said, str | list | dict) and not isinstance(said, Reject)
+        return said if known and _is_shallow(said) else value
+    if pa.types.is_struct(kind):
+        return {field.name: _unpacked(value[field.name], field.type) for field in kind}
+    if isinstance(value, list) and not pa.types.is_map(kind):
+        return [_unpacked(one, kind.value_type) for one in value]
+    return value
+
+
+def _is_shallow(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = list(chain.from_iterable(inner))
+    return not level
 
 
 def _values(batch: Any) -> Iterator[tuple[Any, Any]]:

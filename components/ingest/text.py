@@ -95,11 +95,24 @@ def jsonl(lines: bytes) -> Iterator[tuple[int, Any, bytes | Hashed]]:
             yield position, parse(line), line
 
 
-def json_list(file: IO[bytes]) -> Iterator[Row]:
-    """The elements of a JSON list. What stands behind it, or where its end should be, is a row that is not JSON."""
-    for position, raw in enumerate(Elements(file), start=1):
+def json_list(file: IO[bytes], name: str) -> Iterator[Row]:
+    """The elements of a JSON list.
+
+    Args:
+        name: the file's, for messages.
+
+    Raises:
+        DataError: the list has no end, or something behind it: the rows there would be one.
+    """
+    elements = Elements(file)
+    position = 0
+    for position, raw in enumerate(elements, start=1):
         # parsed where the block is prepared: what is nested deep cannot be handed to another process
         yield Row(position, Reject.OVER_LONG if isinstance(raw, Hashed) else None, raw)
+    if elements.fault:
+        raise DataError(
+            f"dataset: {name} {elements.fault}, behind element {position}; make it one whole list, or one record a line"
+        )
 
 
 def parse(raw: bytes) -> Any:
@@ -150,14 +163,17 @@ def csv_rows(file: IO[bytes], delimiter: str, name: str) -> Iterator[Row]:
                     f"dataset: {name} ends inside the row that begins on line {source.position}: a quote in it is not "
                     "closed; mend it, for what follows it cannot be read"
                 ) from None
+            # where it was meant to end nobody knows: behind a wrong quote each line may have been a row
             reason = Reject.OVER_LONG if isinstance(error, _OverLongError) else Reject.WRONG_TYPE
-            yield Row(source.position, reason, source.take())
+            yield from (Row(position, reason, line) for position, line in source.take_lines())
             continue
         if cells is None:
             return
         if not cells:
             continue
         position, raw = source.position, source.take()
+        if header is None and cells == ["sep=", ""]:  # by which a file tells Excel what separates its cells
+            continue
         if header is None:
             header = cells
             if any(name and count > 1 for name, count in Counter(header).items()):
@@ -260,6 +276,11 @@ class _CsvLines:
         raw = b"".join(self._pending)
         self._pending, self._size = [], 0
         return raw
+
+    def take_lines(self) -> list[tuple[int, bytes]]:
+        """The lines of the row that was just read, each with its number; without the empty ones."""
+        lines, self._pending, self._size = self._pending, [], 0
+        return [(number, line) for number, line in enumerate(lines, start=self.position) if line.strip()]
 
 
 def _skip(file: IO[bytes], line: bytes) -> Hashed:

@@ -69,9 +69,11 @@ def test_a_file_that_is_cut_off(tmp_path: Path, format: str, share: float) -> No
     result = attempt(path)
     if format in ("parquet", "arrow", "arrows"):
         assert result is None
-    elif result and format in ("json", "jsonl"):
+    elif result and format == "jsonl":
         assert len(result.records) < len(ROWS)
         assert [reject["reason"] for reject in result.rejects] == ["not_json"]
+    elif format == "json":
+        assert result is None
 
 
 @pytest.mark.parametrize("packing", [".gz", ".bz2", ".zst"])
@@ -83,9 +85,33 @@ def test_a_packed_file_that_is_cut_off_is_refused(tmp_path: Path, packing: str, 
     assert attempt(path) is None
 
 
-def test_a_json_list_without_its_end_or_with_more_behind_it_is_told(tmp_path: Path) -> None:
+def test_a_json_list_without_its_end_or_with_more_behind_it_is_refused(tmp_path: Path) -> None:
+    """Half of the rows, or all of a second list, would be one rejected row."""
     whole = json_list(ROWS).rstrip()
-    for content in (whole[:-1], whole + b" " + jsonl(ROWS[:1]), whole[:-1] + b",]", whole[:-1] + b"}"):
+    path = tmp_path / "rows.json"
+    behind = "rows.json goes on behind the end of its JSON list, behind element 40"
+    inside = "rows.json ends inside its JSON list: it was cut off, or a quote or bracket is not closed, behind element"
+    for content, told in (
+        (whole[:-1], f"{inside} 39"),
+        (whole[: len(whole) // 2], inside),
+        (whole.replace(b"?", b'"', 1), inside),
+        (whole + b"\n" + whole, behind),
+        (whole + b" " + jsonl(ROWS[:1]), behind),
+        (whole + b" " * (3 << 20) + b"[]", behind),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            run(path)
+        assert_one_line(caught.value, told, "make it one whole list, or one record a line")
+    turns = [[{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": "a"}] for number in range(9)]
+    path.write_text("\n".join(map(json.dumps, turns)), encoding="utf-8")
+    with pytest.raises(DataError, match="goes on behind the end of its JSON list, behind element 2"):
+        run(path)
+
+
+def test_a_json_list_that_ends_wrongly_has_one_more_row_that_is_rejected(tmp_path: Path) -> None:
+    whole = json_list(ROWS).rstrip()
+    for content in (whole[:-1] + b",]", whole[:-1] + b"}"):
         path = tmp_path / "rows.json"
         path.write_bytes(content)
         result = run(path)
@@ -202,8 +228,21 @@ def test_a_quote_that_nothing_closes_ends_a_csv_row_at_the_limit(tmp_path: Path)
     lines = [f"question {number},{'answer ' * 500}" for number in range(2000)]
     path.write_text('question,answer\na,b\n"' + "\n".join(lines), encoding="utf-8")
     result = run(path)
-    assert [(reject["position"], reject["reason"]) for reject in result.rejects] == [(3, "over_long")]
+    assert {reject["reason"] for reject in result.rejects} == {"over_long"}
+    assert [reject["position"] for reject in result.rejects] == list(range(3, 3 + len(result.rejects)))
     assert len(result.records) > 500
+    assert result.counts["rows"] == 2001
+
+
+def test_each_line_behind_a_quote_that_is_closed_too_late_is_a_rejected_row(tmp_path: Path) -> None:
+    lines = [f"question {number}\tanswer" for number in range(300)]
+    lines[20], lines[220] = '"He said\tanswer', '"She" said\tanswer'
+    (tmp_path / "rows.tsv").write_text("\n".join(["question\tanswer", *lines]), encoding="utf-8")
+    result = run(tmp_path / "rows.tsv")
+    assert [(reject["position"], reject["reason"]) for reject in result.rejects] == [
+        (position, "wrong_type") for position in range(22, 223)
+    ]
+    assert (result.counts["rows"], result.counts["records"]) == (300, 99)
 
 
 def test_a_quote_that_is_open_where_a_csv_ends_refuses_the_file(tmp_path: Path) -> None:
@@ -326,13 +365,32 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name in ("a.jsonl", "gone/b.jsonl", ".hidden/c.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(jsonl(ROWS))
-    walk = files.walk(tmp_path, 9)
+    walk = files.walk(tmp_path, lambda folder: True)
     assert next(walk)[0] == "a.jsonl"
     shutil.rmtree(tmp_path / ".hidden")  # holds no data
     shutil.rmtree(tmp_path / "gone")
     with pytest.raises(DataError) as caught:
         list(walk)
     assert_one_line(caught.value, "dataset: cannot read the folder", str(tmp_path / "gone"))
+
+
+def test_a_glob_minds_only_the_folders_that_it_leads_into(tmp_path: Path) -> None:
+    """Beside them may stand a link to the latest, or what nobody may read."""
+    (tmp_path / "data" / "2026-11").mkdir(parents=True)
+    (tmp_path / "data" / "2026-11" / "rows.jsonl").write_bytes(jsonl(ROWS))
+    (tmp_path / "data" / "latest").symlink_to("2026-11")
+    for name in ("2026-*/rows.jsonl", "2026-*/*", "2026-*/**"):
+        assert attempt(f"{tmp_path}/data/{name}", tmp_path / "out"), name
+    for name in ("*/rows.jsonl", "**/rows.jsonl", "l*/**/rows.jsonl", ""):
+        with pytest.raises(DataError, match="latest is a link to a folder"):
+            run(f"{tmp_path}/data/{name}", tmp_path / "out")
+
+
+def test_two_stars_that_are_not_alone_are_told_how_to_stand(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(jsonl(ROWS))
+    with pytest.raises(DataError) as caught:
+        run(f"{tmp_path}/**.jsonl", tmp_path / "out")
+    assert_one_line(caught.value, f"dataset: {tmp_path}/**.jsonl", "**/*.jsonl")
 
 
 @pytest.mark.parametrize("evil", ["/bucket/data/../../../evil.jsonl", "/bucket/data/a/../../../../evil.jsonl"])

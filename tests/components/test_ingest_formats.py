@@ -153,6 +153,62 @@ def test_a_column_of_views_is_text_whatever_else_they_point_into(tmp_path: Path)
         assert [record["response"] for record in run(tmp_path / name).records] == [text.strip() for text in answers]
 
 
+def test_messages_of_views_and_dictionaries_are_read_whatever_else_they_point_into(tmp_path: Path) -> None:
+    """As Polars writes a column of structs; more than a row may have stands in one batch."""
+    answers = [f"{number} {'long ' * 13_000}".strip() for number in range(90)]
+    said = [text for number, answer in enumerate(answers) for text in (f"{number}?", answer)]
+    for view in (pa.array(said, pa.string_view()), pa.array(said).dictionary_encode()):
+        roles = pa.array(["user", "assistant"] * 90, pa.string_view())
+        messages = pa.StructArray.from_arrays([roles, view], names=["role", "content"])
+        column = pa.LargeListArray.from_arrays(list(range(0, 181, 2)), messages)
+        table = pa.table({"messages": column})
+        with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        assert [record["response"] for record in run(tmp_path / "rows.arrow").records] == answers
+
+
+def test_messages_that_datasets_packs_as_json_are_read(tmp_path: Path) -> None:
+    """It does so where not all messages have the same fields: then a column holds JSON, or a list of it."""
+    turns = [{"role": "user", "content": "Say {}.", "name": "a"}, {"role": "assistant", "content": "42"}]
+    roles = pa.array(["user", "assistant", "user"])
+    contents = pa.array([json.dumps("Say {}."), "42", "[" * 9000], pa.json_())  # so is the text "42" packed, too
+    columns = [
+        pa.array([json.dumps(turns), None], pa.json_()),
+        pa.ListArray.from_arrays([0, 2, 4], pa.array([*map(json.dumps, turns), "{", "1"], pa.json_())),
+        pa.ListArray.from_arrays([0, 2, 3], pa.StructArray.from_arrays([roles, contents], ["role", "content"])),
+    ]
+    for column in columns:
+        table = pa.table({"messages": column})
+        pq.write_table(table, tmp_path / "rows.parquet")
+        with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        for name in ("rows.parquet", "rows.arrow"):
+            result = run(tmp_path / name)
+            assert [(record["instruction"], record["response"]) for record in result.records] == [("Say {}.", "42")]
+            assert len(result.rejects) == 1
+
+
+def test_a_table_may_have_the_columns_of_both_styles_of_messages(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("role", "content", "from", "value"))
+    openai = [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "2"}]
+    both = [{"messages": [{**nothing, **turn} for turn in turns]} for turns in (SHAREGPT, openai)]
+    pq.write_table(pa.Table.from_pylist(both), tmp_path / "rows.parquet")
+    assert [record["response"] for record in run(tmp_path / "rows.parquet").records] == ["1", "2"]
+
+
+@pytest.mark.parametrize("length", [40_000, 100_000])
+def test_json_lines_may_be_long_and_have_the_name_of_a_list(tmp_path: Path, length: int) -> None:
+    rows = [{"instruction": f"{number}?", "response": "word " * (length // 5)} for number in range(3)]
+    (tmp_path / "rows.json").write_bytes(jsonl(rows))
+    assert run(tmp_path / "rows.json").counts["records"] == 3
+
+
+def test_a_large_csv_with_a_byte_order_mark_is_told_by_its_content_alone(tmp_path: Path) -> None:
+    rows = [{"question": f"{number} {'word ' * 20}", "answer": "a"} for number in range(2000)]
+    (tmp_path / "rows").write_bytes(b"\xef\xbb\xbf" + table(rows, ","))
+    assert run(tmp_path / "rows").counts["records"] == 2000
+
+
 def test_paragraphs_of_text_are_records_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "manual.txt"
     path.write_bytes(b"One,\r\ntwo.\r\n\r\n \r\nThree, four.\r\n\r\n\xff\r\n\r\nFive.")
@@ -228,6 +284,17 @@ def test_a_named_column_that_is_not_there_is_told_with_those_that_are(tmp_path: 
     assert run(path, columns="context=Context").records[0]["context"] == "c"
 
 
+def test_a_first_row_that_stands_where_a_header_should_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id,Where is Anna?,anna@example.org,At home\n1,Who?,a,b\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        run(tmp_path / "rows.csv", columns="instruction=ask")
+    assert_one_line(caught.value, "there are 'id' and 3 more, which read like text and are not shown")
+    assert "anna" not in str(caught.value).lower()
+    many = {f"column{number}": "a" for number in range(50)}
+    with pytest.raises(DataError, match=r"'column19' and 30 more$"):
+        run(write_jsonl(tmp_path / "rows.jsonl", [many]), columns="instruction=ask")
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_table_without_a_column_of_a_record_is_no_text(tmp_path: Path, format: str) -> None:
     for name in ("category", "passage"):
@@ -245,6 +312,13 @@ def test_a_bar_separates_cells_where_nothing_else_does(tmp_path: Path) -> None:
     assert [record["response"] for record in run(tmp_path / "rows.csv").records] == ["a, b", "c; d"]
     (tmp_path / "other.csv").write_bytes(table([{"question": "q", "answer": "a", "a|b|c|d": "x"}], ","))
     assert run(tmp_path / "other.csv").records[0]["response"] == "a"
+
+
+@pytest.mark.parametrize("delimiter", [";", ",", "\t", "|"])
+def test_a_line_that_tells_excel_the_delimiter_is_no_header(tmp_path: Path, delimiter: str) -> None:
+    content = f"sep={delimiter}\r\n".encode() + table([{"question": "q", "answer": "a"}], delimiter)
+    (tmp_path / "rows.csv").write_bytes(b"\xef\xbb\xbf" + content)
+    assert run(tmp_path / "rows.csv").records[0]["response"] == "a"
 
 
 OPENAI = [
@@ -327,7 +401,16 @@ def test_plain_text_repeats_only_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_folder_and_a_glob_are_read_in_the_order_of_names(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    for name in ("b.jsonl", "a/z.csv", "a/.hidden.jsonl", "_SUCCESS", "README.md", ".git/x.jsonl", "c.md"):
+    for name in (
+        "b.jsonl",
+        "a/z.csv",
+        "a/.hidden.jsonl",
+        "_SUCCESS",
+        "README.md",
+        ".git/x.jsonl",
+        "lost+found/x",
+        "c.md",
+    ):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_bytes(f"text\n{name}\n".encode() if name.endswith("csv") else jsonl([{"text": name}]))
     folder = run(data, tmp_path / "out")
@@ -367,6 +450,16 @@ def test_a_file_whose_name_is_no_text_is_named(tmp_path: Path, below: str) -> No
     write_jsonl(tmp_path / "data" / os.fsdecode(b"caf\xe9.jsonl"), [{"text": "a"}])
     with pytest.raises(DataError, match=r"the file name 'caf\\udce9.jsonl' is not UTF-8"):
         run(tmp_path / "data" / below)
+
+
+def test_a_folder_whose_name_is_no_text_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    write_jsonl(folder / "rows.jsonl", [{"text": "a"}])
+    for dataset in (folder, folder / "rows.jsonl"):
+        with pytest.raises(DataError) as caught:
+            run(dataset, tmp_path / "out")
+        assert_one_line(caught.value, "dataset: the folder name", r"caf\udce9", "is not UTF-8")
 
 
 def test_a_folder_is_pinned_by_its_names_and_bytes(tmp_path: Path) -> None:
@@ -418,6 +511,18 @@ def test_a_list_names_sources_with_licence_columns_and_weight(tmp_path: Path) ->
         ("1.jsonl", "cc0-1.0"),
     }
     assert result.rejects[0]["source"] == "faq/faq.csv"
+
+
+@pytest.mark.parametrize("name", ["chats/2026", "./chats/2026", "chats/2026/*.jsonl"])
+def test_a_folder_beside_a_list_is_no_hub_id_wherever_the_step_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "data" / "chats" / "2026").mkdir(parents=True)
+    write_jsonl(tmp_path / "data" / "chats" / "2026" / "a.jsonl", [{"text": "a"}])
+    (tmp_path / "data" / "list.yaml").write_text(f"sources: [{{dataset: {name}}}]", encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [record["response"] for record in run("../data/list.yaml", tmp_path / "out").records] == ["a"]
 
 
 def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -478,6 +583,7 @@ def test_a_list_is_pinned_by_what_it_says_and_what_it_names(tmp_path: Path) -> N
         ("sources: [{dataset: faq.csv, columns: {question: a}}]", "instruction, context, response"),
         ("sources: [{dataset: faq.csv, columns: a=b}]", "columns='a=b'"),
         ("sources: [{dataset: 7}]", "dataset=7"),
+        ("sources: [{dataset: faq.csv, name: 2026-02-30}]", "not YAML"),
         ("sources: [{dataset: list.yaml}]", "list its sources here"),
         ("sources: [{dataset: none.csv}]", "none.csv does not exist"),
         ("sources: [{dataset: none/*.csv}]", "no file matches"),
@@ -523,6 +629,8 @@ def test_a_store_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.Monke
         assert [r["source"] for r in run("memory://formats/list/*.jsonl", tmp_path / "out").records] == ["a.jsonl"]
         listed = run("memory://formats/list/x.yaml", tmp_path / "out")
         assert [record["response"] for record in listed.records] == ["a"]
+        store.pipe("/formats/list/x.yaml", b"sources:\n  - dataset: ./b/c.csv.gz\n")
+        assert run("memory://formats/list/x.yaml", tmp_path / "out").counts["records"] == 2
         store.rm("/formats/list/x.yaml")
         folder = run("memory://formats/list", tmp_path / "out")
         assert [record["source"] for record in folder.records] == ["a.jsonl", "b/c.csv.gz", "b/c.csv.gz"]

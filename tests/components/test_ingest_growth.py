@@ -64,6 +64,12 @@ def written(path: Path, content: list[bytes]) -> Path:
     return path
 
 
+def test_a_column_whose_name_is_no_text_is_kept_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_bytes("Größe\none\ntwo\n".encode("latin-1"))
+    cached = digests(tmp_path / "out", tmp_path / "data.csv", ingest_cache=str(tmp_path / "cache"))
+    assert cached == digests(tmp_path / "fresh", tmp_path / "data.csv")
+
+
 def test_only_what_is_new_is_prepared_and_the_result_is_that_of_a_fresh_ingest(tmp_path: Path, told: Told) -> None:
     (tmp_path / "data").mkdir()
     first, second = tmp_path / "data" / "a.jsonl", tmp_path / "data" / "b.csv"
