@@ -203,9 +203,9 @@ def test_null_and_blank_context_and_category_have_defaults(tmp_path: Path) -> No
     [
         ("rows.json", b'{\n"instruction": "S3CRET"\n}', "not a JSON list"),
         ("rows.json", b"S3CRET", "not a JSON list"),
-        ("rows.json", b"[S3CRET", "no valid record in 2 rows (rejected: not_json 2"),
+        ("rows.json", b"[S3CRET", "ends inside its JSON list"),
         ("rows.json", b'["\xff"]', "no valid record in 1 rows (rejected: invalid_text 1"),
-        ("rows.json", b"[" * 100_000, "no valid record in 1 rows (rejected: not_json 1"),
+        ("rows.json", b"[" * 100_000, "ends inside its JSON list"),
         ("rows.parquet", b"S3CRET", "not a readable Parquet file"),
         ("rows.parquet", b"", "not a readable Parquet file"),
         ("rows.txt", b"", "no valid record in 0 rows"),
