@@ -1,14 +1,14 @@
 """Loads a causal language model to stand behind a given tokenizer: the same way for training and evaluation."""
 
-import os
 import re
 from contextlib import AbstractContextManager, nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from components.errors import ModelError
 from components.records import digest
-from components.sources import cache_folder
+from components.sources import NOT_READ, aside, cache_folder
 from components.store import Store
 
 TOKENIZER_FILES = [
@@ -48,12 +48,18 @@ def model_folder(place: str) -> Path:
         return Path(place)
     folder = cache_folder() / "trained" / digest(place)
     if not folder.exists():
-        partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+        partial = aside(folder)
         Store(place).get(partial)
         if not (partial / "config.json").is_file():
             raise ModelError(f"no model lies at {place} any more; start the run again without cache")
         partial.rename(folder)
     return folder
+
+
+def files_read(folder: Path) -> list[str]:
+    """The names of the files in a model's folder that are read, without what is there for other programs."""
+    names = {file.name for pattern in MODEL_FILES for file in folder.glob(pattern)}
+    return sorted(name for name in names if not any(fnmatch(name, pattern) for pattern in NOT_READ))
 
 
 def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
