@@ -34,6 +34,9 @@ UNPACKABLE = (
     "base_model: models of type {} are not supported, because they cannot keep packed rows apart; "
     "use a decoder with full or sliding-window attention, such as Llama, GPT-NeoX, Qwen or Mistral"
 )
+# In transformers 5.23, the first two make their masks without positions, so packed rows would see each other; the last
+# does not hand the rows' lengths on to its attention.
+NOT_APART = ("afmoe", "gpt_oss", "nemotron")
 APART = "Weights and config.json do not belong together; save both again with save_pretrained"
 
 
@@ -163,8 +166,10 @@ def check_whole(folder: Path, loaded: dict[str, Any], tied: dict[str, str]) -> N
 
 def keeps_rows_apart(model: Any) -> bool:
     """Whether all that a model's tokens see of each other goes through an attention function that knows the rows."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    return bool(model._supports_attention_backend) and kinds <= {"full_attention", "sliding_attention"}
+    text = model.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    known = kinds <= {"full_attention", "sliding_attention"} and text.model_type not in NOT_APART
+    return bool(model._supports_attention_backend) and known
 
 
 def grow_embeddings(model: Any, rows: int) -> None:
