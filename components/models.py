@@ -1,14 +1,14 @@
 """Loads a causal language model to stand behind a given tokenizer: the same way for training and evaluation."""
 
-import os
 import re
 from contextlib import AbstractContextManager, nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from components.errors import ModelError
 from components.records import digest
-from components.sources import cache_folder
+from components.sources import NOT_READ, aside, cache_folder
 from components.store import Store
 
 TOKENIZER_FILES = [
@@ -34,6 +34,9 @@ UNPACKABLE = (
     "base_model: models of type {} are not supported, because they cannot keep packed rows apart; "
     "use a decoder with full or sliding-window attention, such as Llama, GPT-NeoX, Qwen or Mistral"
 )
+# In transformers 5.23, the first two make their masks without positions, so packed rows would see each other; the last
+# does not hand the rows' lengths on to its attention.
+NOT_APART = ("afmoe", "gpt_oss", "nemotron")
 APART = "Weights and config.json do not belong together; save both again with save_pretrained"
 
 
@@ -48,12 +51,18 @@ def model_folder(place: str) -> Path:
         return Path(place)
     folder = cache_folder() / "trained" / digest(place)
     if not folder.exists():
-        partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+        partial = aside(folder)
         Store(place).get(partial)
         if not (partial / "config.json").is_file():
             raise ModelError(f"no model lies at {place} any more; start the run again without cache")
         partial.rename(folder)
     return folder
+
+
+def files_read(folder: Path) -> list[str]:
+    """The names of the files in a model's folder that are read, without what is there for other programs."""
+    names = {file.name for pattern in MODEL_FILES for file in folder.glob(pattern)}
+    return sorted(name for name in names if not any(fnmatch(name, pattern) for pattern in NOT_READ))
 
 
 def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -157,8 +166,10 @@ def check_whole(folder: Path, loaded: dict[str, Any], tied: dict[str, str]) -> N
 
 def keeps_rows_apart(model: Any) -> bool:
     """Whether all that a model's tokens see of each other goes through an attention function that knows the rows."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    return bool(model._supports_attention_backend) and kinds <= {"full_attention", "sliding_attention"}
+    text = model.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    known = kinds <= {"full_attention", "sliding_attention"} and text.model_type not in NOT_APART
+    return bool(model._supports_attention_backend) and known
 
 
 def grow_embeddings(model: Any, rows: int) -> None:

@@ -94,12 +94,11 @@ def attention_for(config: Any) -> str:
     """The attention implementation that keeps packed rows apart at the least cost for a model's configuration.
 
     Ours calls the causal kernel row by row, so its cost is the sum of the rows' squares. Models that need more than
-    a causal mask (a sliding window, soft-capped scores, sinks) get a mask over the whole sequence instead.
+    a causal mask (a sliding window, soft-capped scores) get a mask over the whole sequence instead.
     """
     text = config.get_text_config()  # of a model that also sees, what it reads by
     special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size")
-    plain = not any(getattr(text, name, None) for name in special) and text.model_type != "gpt_oss"
-    return ATTENTION if plain else "eager"
+    return "eager" if any(getattr(text, name, None) for name in special) else ATTENTION
 
 
 def attend_rows(

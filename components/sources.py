@@ -9,10 +9,13 @@ import hashlib
 import os
 import re
 import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn
 from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import uuid4
 
 from components.errors import DataError, ModelError, ParameterError, StorageError, UserError
 from components.files import GLOB, glob_parts, is_data, local_files
@@ -41,7 +44,10 @@ PARAMETER = {
 TEXTS, LISTS = (".txt", ".jsonl", ".parquet"), (".yaml", ".yml")
 SUFFIXES = {"corpus": TEXTS, "evaluation_set": TEXTS, "rules": LISTS, "drift_rules": LISTS}
 FOLDERS = ("model", "tasks")  # kinds that are a folder as a whole
+# What some models hold a second time for other programs than transformers, which reads the top folder alone.
+NOT_READ = ["*/*", "consolidated*"]
 SMALL = 1 << 16  # bytes of a file that is read at once
+LEFT_SECONDS = 24 * 3600  # after which a copy under way is one that a killed process has left
 # What changes when the bytes of a remote object change, in the words of the stores that fsspec speaks to.
 REMOTE_FINGERPRINT = (
     "ETag",
@@ -185,7 +191,15 @@ def fetch(pinned: Pinned, kind: Kind, patterns: list[str] | None = None) -> Path
             from huggingface_hub import snapshot_download
 
             name, _, revision = pinned.uri.partition("@")
-            return Path(snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns))
+            unread = NOT_READ if patterns else None
+            try:
+                return Path(
+                    snapshot_download(
+                        name, revision=revision, repo_type=kind, allow_patterns=patterns, ignore_patterns=unread
+                    )
+                )
+            except Exception as error:  # a connection, a disk, a login: each in its own words
+                raise StorageError(f"cannot fetch {pinned.uri} from the hub: {_first_line(error)}") from error
         case "remote":
             folder, names = _download(pinned, kind)
             return folder if kind in FOLDERS else folder / names[0]
@@ -233,6 +247,18 @@ def hub_parts(uri: str) -> tuple[str, str, str]:
 def cache_folder() -> Path:
     """Where fetched sources are kept between runs: $PRIVATE_LLM_CACHE, or a folder in the user's cache."""
     return Path(os.environ.get("PRIVATE_LLM_CACHE") or Path.home() / ".cache" / "private-llm")
+
+
+def aside(folder: Path) -> Path:
+    """Where this process alone makes a folder that is renamed when it is complete. What was left for a day goes.
+
+    Pods that share a cache have the same process ids, so a name of these would be two pods' at once.
+    """
+    for left in folder.parent.glob(f"{folder.name}.partial-*"):
+        with suppress(FileNotFoundError):  # another process removes it, or has just renamed it
+            if time.time() - max(path.stat().st_mtime for path in (left, *left.rglob("*"))) > LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    return folder.with_name(f"{folder.name}.partial-{uuid4().hex[:12]}")
 
 
 def _fail(kind: Kind, message: str) -> NoReturn:
@@ -326,7 +352,7 @@ def _download(pinned: Pinned, kind: Kind) -> tuple[Path, list[str]]:
     filesystem, files = _remote_files(pinned.uri, kind)
     folder = cache_folder() / kind / pinned.digest.replace(":", "-")
     if not folder.exists():
-        partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+        partial = aside(folder)
         for name, (place, _) in files.items():
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
-from math import ceil
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,11 +19,11 @@ from components.ingest.kept import Kept
 from components.ingest.preparation import Preparation, Rules
 from components.ingest.rows import Block
 from components.ingest.shapes import Shape
+from components.limits import cores
 
 ALONE = 0.5  # seconds of processor time, before other processes are started, which takes as long
 MOST = 16  # processes that are started unasked: more than one reader can give work to
 AHEAD = 2  # blocks that stand in line for each process
-CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 COUNTS = "counts"
 
 
@@ -67,16 +65,6 @@ class Preparer:
         if self._kept:
             self._kept.put(key, packed)
         return packed, False
-
-
-def cores() -> int:
-    """How many cores this process may use, by its affinity and its container's limit."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = CPU_LIMIT.read_text(encoding="ascii").split()
-        return max(1, min(allowed, ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup, or no limit in it
-        return allowed
 
 
 def prepared(tasks: Iterator[Task], prepare: Preparer, workers: int = 0) -> Iterator[Done]:

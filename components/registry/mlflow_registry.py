@@ -6,7 +6,6 @@ The client itself tries a server again, as MLFLOW_HTTP_REQUEST_MAX_RETRIES says.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Registry, Version, fetched_folder, files_of
+from components.sources import aside
 
 MOVE, NOTE = "champion_move.", "note."
 LOCK_SECONDS = 3600
@@ -151,7 +151,7 @@ class MLflowRegistry(Registry):
                 return Path(download_artifacts(artifact_uri=version.source, tracking_uri=self.address))
             folder = fetched_folder(version)
             if not folder.exists():
-                partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+                partial = aside(folder)
                 partial.mkdir(parents=True, exist_ok=True)
                 came = download_artifacts(artifact_uri=version.source, dst_path=str(partial), tracking_uri=self.address)
                 _put(Path(came), folder)

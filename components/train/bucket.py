@@ -7,13 +7,13 @@ job downloads what it needs to a disk of its own; node.py tells how.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.errors import ClusterError
-from components.models import MODEL_FILES
+from components.models import MODEL_FILES, files_read
 from components.sources import Pinned, fetch, where
 from components.store import MARKER, Store
 from components.train.checks import check_inputs
@@ -84,13 +84,17 @@ class Bucket:
             self.store.at("tensorboard").get(config.tensorboard)
         self.store.remove("input")
 
-    def remove_old(self, days: int) -> None:
-        """Removes runs and checkpoints that nothing has been written to for that many days, and says what."""
+    def remove_old(self, days: int, busy: Collection[str] = ()) -> None:
+        """Removes runs and checkpoints that nothing has been written to for that many days, and says what.
+
+        Args:
+            busy: jobs that queue or run, and their trainings' digests; what is theirs stays.
+        """
         oldest = time.time() - 86400 * days
         for kind in ("runs", "checkpoints"):
             kept = Store(f"{self.uri}/{kind}")
             for name, written in kept.last_written().items():
-                if name != self.job and written < oldest:
+                if name != self.job and name not in busy and written < oldest:
                     kept.remove(name)
                     print(f"train: removed {kept.uri}/{name}, which is older than {days} days", flush=True)
 
@@ -102,7 +106,7 @@ class Bucket:
         if copy.read(MARKER) is None:
             base = fetch(Pinned(uri=config.base_model, digest=config.base_model_digest), "model", MODEL_FILES)
             check_inputs(config, base)
-            names = sorted({file.name for pattern in MODEL_FILES for file in base.glob(pattern)})
+            names = files_read(base)
             print(f"train: copying {config.base_model} to {copy.uri}, once", flush=True)
             copy.put(base, names)
             copy.write(MARKER, json.dumps(names).encode())

@@ -12,9 +12,7 @@ from components.errors import DataError, ParameterError
 from components.models import load_config, max_positions
 from components.rendering import load_tokenizer
 from components.train.config import NO_NEW_TOKENS, TrainConfig
-from components.train.rows import Rows
-
-COLUMNS = ("id", "input_ids", "loss_start")
+from components.train.rows import COLUMNS, Rows
 
 
 def check_inputs(config: TrainConfig, base_model: Path) -> None:

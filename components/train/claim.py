@@ -6,7 +6,7 @@ checkpoints (by the digest of what decides the weights, so that a repeated run f
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,11 +100,15 @@ class Claim:
             shutil.copytree(curves, config.tensorboard, copy_function=shutil.copyfile, dirs_exist_ok=True)
         shutil.rmtree(self.folder / "input", ignore_errors=True)
 
-    def remove_old(self, days: int) -> None:
-        """Removes runs and checkpoints that nothing has been written to for that many days, and says what."""
+    def remove_old(self, days: int, busy: Collection[str] = ()) -> None:
+        """Removes runs and checkpoints that nothing has been written to for that many days, and says what.
+
+        Args:
+            busy: jobs that queue or run, and their trainings' digests; what is theirs stays.
+        """
         oldest = time.time() - 86400 * days
         for entry in sorted([*(self.path / "runs").glob("*"), *(self.path / "checkpoints").glob("*")]):
-            if entry != self.folder and _last_written(entry) < oldest:
+            if entry != self.folder and entry.name not in busy and _last_written(entry) < oldest:
                 shutil.rmtree(entry, ignore_errors=True)
                 print(f"train: removed {entry}, which is older than {days} days", flush=True)
 
@@ -112,7 +116,7 @@ class Claim:
 def _last_written(folder: Path) -> float:
     """When something was last written to a folder; 0 for what another launcher has removed meanwhile."""
     try:
-        inside = list(folder.glob("*"))
+        inside = list(folder.rglob("*"))
     except FileNotFoundError:
         inside = []
     return max(_written(path) for path in (folder, *inside))

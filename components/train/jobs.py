@@ -11,10 +11,20 @@ from typing import Any, cast
 from components.errors import ClusterError
 from components.train.kubernetes import Cluster
 from components.train.observe import FirstNodesLog, Watched
-from components.train.outcome import Outcome, condition, evicted, outcome, seconds, started, waiting_for
+from components.train.outcome import (
+    Outcome,
+    condition,
+    evicted,
+    outcome,
+    seconds,
+    started,
+    waiting_for,
+    waits_since,
+)
 from components.train.trainjob import NODE, JobSettings, Run, attempt_of, differences
 
 LAST_LINES = 50
+OF_A_QUEUE = ("Pending", "QuotaReserved", "Admitted", "Evicted", "Preempted")  # Kueue's, which are no warnings
 START_ANEW = "it would end the same way; start a new run with other parameters or resources"
 
 Build = Callable[[int], dict[str, Any]]
@@ -60,7 +70,7 @@ class Launcher:
         self._job: dict[str, Any] | None = None
         self._former: set[str] = set()  # pods of starts before this one
         self._said: set[str] = set()
-        self._reason = ""
+        self._state = self._reason = ""
         self._own = Watched(cluster.pods_named(pod_name), self._changed)
         self._watched = [self._own]
 
@@ -171,7 +181,7 @@ class Launcher:
         cluster = self._cluster
         self._jobs = Watched(cluster.jobs_named(self._name), self._changed)
         self._pods = Watched(cluster.pods_of(self._name), self._changed)
-        self._events = Watched(cluster.events(), self._changed, self._tell)
+        self._events = Watched(cluster.events(), self._changed, self._tell, remembers=False)
         self._watched += [self._jobs, self._pods, self._events]
 
     def _follow(self) -> Outcome:
@@ -183,14 +193,15 @@ class Launcher:
             log.stop()
 
     def _until_its_end(self, log: FirstNodesLog) -> Outcome:
-        since, was_running = seconds(self._metadata["creationTimestamp"]), False
+        self._pods.refresh()  # before their watch has begun, a job that runs would seem to have waited all its life
+        since, was_running = waits_since(self._current(), self._its_pods(self._pods.now())), False
         while True:
             self._job = job = self._current()
             if outcome(job, []):
                 self._pods.refresh()  # the job's end may be known before its pods are
                 log.drain()
-                return cast(Outcome, outcome(job, self._its_pods()))
-            pods = self._its_pods()
+                return cast(Outcome, outcome(job, self._its_pods(self._pods.ever())))
+            pods = self._its_pods(self._pods.now())  # those that a queue took back no longer count
             count, suspended = len(started(pods)), bool(job["spec"].get("suspend"))
             is_running = count >= job["spec"]["trainer"]["numNodes"] and not suspended
             if is_running != was_running:
@@ -221,22 +232,23 @@ class Launcher:
             )
         return job
 
-    def _its_pods(self) -> list[dict[str, Any]]:
+    def _its_pods(self, pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Of pods of the job's name those of its present start."""
         for watched in self._watched:
             watched.now()  # raises what a watch has met
-        return [pod for pod in self._pods.ever() if pod["metadata"]["uid"] not in self._former]
+        return [pod for pod in pods if pod["metadata"]["uid"] not in self._former]
 
     def _report(self, job: dict[str, Any], pods: list[dict[str, Any]], count: int, is_running: bool) -> None:
         trainer = job["spec"]["trainer"]
         if is_running:
-            self._say(f"running on {trainer['numNodes']} nodes with {trainer['numProcPerNode']} processes each")
+            self._change(f"running on {trainer['numNodes']} nodes with {trainer['numProcPerNode']} processes each")
             progress = (job.get("status") or {}).get("trainerStatus") or {}
             if "progressPercentage" in progress:
                 self._say(f"{progress['progressPercentage']} % done")
         elif job["spec"].get("suspend"):
-            self._say("queued: the job is suspended until its queue admits it")
+            self._change("queued: the job is suspended until its queue admits it")
         else:
-            self._say(f"waiting: {count} of {trainer['numNodes']} nodes have started")
+            self._change(f"waiting: {count} of {trainer['numNodes']} nodes have started")
             for line in waiting_for(pods):
                 self._wait_for(line)
 
@@ -248,7 +260,7 @@ class Launcher:
             return
         if when and seconds(when) < seconds(self._metadata["creationTimestamp"]):
             return
-        if event.get("type") == "Warning" or event.get("reason") in ("Pending", "QuotaReserved", "Admitted"):
+        if event.get("type") == "Warning" or str(event.get("reason")).startswith(OF_A_QUEUE):
             self._wait_for(f"{about.get('kind')} {event.get('reason')}: {event.get('message')}")
 
     def _wait_for(self, line: str) -> None:
@@ -277,6 +289,13 @@ class Launcher:
                 return f"TrainJob {self._name} was interrupted {attempt} times, the last time because {ended.reason}"
             case _:
                 return f"TrainJob {self._name} failed: {ended.reason}"
+
+    def _change(self, state: str) -> None:
+        """What the job does now, each time that it changes."""
+        if state != self._state:
+            self._state = state
+            self._said.discard(state)
+            self._say(state)
 
     def _say(self, line: str) -> None:
         """A line of progress, once."""

@@ -33,6 +33,10 @@ PASSING = (
     503,
     504,
 )  # answers that another try may change; 0: TLS broke, 401: the token was renewed
+# Answers of 403 that no Role decides: a quota, a webhook or policy, a namespace that goes away.
+OF_ADMISSION = ("exceeded quota", "denied the request", "denied request", "being terminated")
+# What comes where a list or an event should: a proxy's or a restarting server's own words.
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -154,11 +158,14 @@ class Cluster:
         """To be watched: the TrainJob of a name."""
         return Listing(self, self._custom.list_namespaced_custom_object, field_selector=f"metadata.name={name}", **TYPE)
 
-    def unfinished_jobs(self, training: str) -> list[str]:
-        """Names of TrainJobs that are at a training, by its digest."""
-        list_jobs = self._custom.list_namespaced_custom_object
-        jobs = Listing(self, list_jobs, label_selector=f"{TRAINING}={training}", **TYPE).once()
-        return [job["metadata"]["name"] for job in jobs if not (condition(job, "Complete") or condition(job, "Failed"))]
+    def unfinished_jobs(self) -> dict[str, str]:
+        """The names of TrainJobs that queue or run, each with its training's digest; empty where it is none of ours."""
+        jobs = Listing(self, self._custom.list_namespaced_custom_object, **TYPE).once()
+        return {
+            job["metadata"]["name"]: (job["metadata"].get("labels") or {}).get(TRAINING, "")
+            for job in jobs
+            if not (condition(job, "Complete") or condition(job, "Failed"))
+        }
 
     def pods_of(self, job: str) -> "Listing":
         """To be watched: the pods of a TrainJob."""
@@ -211,7 +218,7 @@ class Cluster:
         """
         if not isinstance(error, ApiException):
             return True
-        if error.status == 403 and "exceeded quota" not in str(error.body):
+        if error.status == 403 and not any(words in str(error.body) for words in OF_ADMISSION):
             raise ClusterError(f"the launcher lacks a right that its Role must grant: {reason(error)}") from None
         if error.status == 401:
             self._reload(self._configuration)
@@ -236,10 +243,10 @@ class Listing:
             try:
                 listed = self._cluster.ask(self._function, **self._arguments)
                 backoff.reset()
-                yield "LISTED", listed["items"]
+                yield "LISTED", listed["items"] or []
                 yield from self._watch(listed["metadata"]["resourceVersion"])
                 stop.wait(self._cluster.pace.first_delay)  # a watch that ends at once must not become a storm
-            except (ApiException, HTTPError, OSError, json.JSONDecodeError) as error:
+            except (ApiException, HTTPError, OSError, *MALFORMED) as error:
                 if isinstance(error, ApiException) and error.status == 410:
                     stop.wait(self._cluster.pace.first_delay)  # what was listed is too old to be watched from
                     continue

@@ -19,6 +19,7 @@ from typing import Any
 
 from components import errors
 from components.errors import PipelineError, ResumableError, TrainingError, UserError
+from components.limits import cores
 
 RESUME_EXIT_CODE = ResumableError.exit_code
 STOP_FILE = "PRIVATE_LLM_STOP_FILE"  # its appearance asks the ranks to stop
@@ -67,13 +68,19 @@ def stop_file(scratch: Path) -> Path:
 @contextmanager
 def preparing(scratch: Path) -> Iterator[None]:
     """Inside, before any rank has started, a signal to stop ends the work at once; there is nothing to save yet."""
+    stopped = ResumableError("stopped on request, before the training had begun; start it again")
 
     def stop(*_: Any) -> None:
-        stop_file(scratch).touch()  # for the ranks, should a library take the error for its own
-        raise ResumableError("stopped on request, before the training had begun; start it again")
+        stop_file(scratch).touch()  # for the ranks, should a library pass over the error
+        raise stopped
 
     with _handling(stop):
-        yield
+        try:
+            yield
+        except Exception:
+            if stop_file(scratch).exists():  # whatever a library has made of it
+                raise stopped from None
+            raise
 
 
 @contextmanager
@@ -166,7 +173,7 @@ def _environment(processes: int, more: dict[str, str]) -> Iterator[None]:
     os.environ.update(
         more,
         PATH=os.pathsep.join([tools, os.environ.get("PATH", "")]),
-        OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // processes)),
+        OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // processes)),
         # threads that wait sleep: where other work shares the cores, spinning ones take these from who is waited for
         OMP_WAIT_POLICY=os.environ.get("OMP_WAIT_POLICY") or "PASSIVE",
         TOKENIZERS_PARALLELISM="false",
@@ -184,8 +191,3 @@ def die_with_parent() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))

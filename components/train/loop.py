@@ -96,6 +96,7 @@ class Loop:
         self._losses: list[torch.Tensor] = []  # this rank's part of each step's loss, left on the device
         self._norms: list[Any] = []
         self._started, self._spent_before = started or time.time(), state.accelerator_seconds
+        self._latest = {name: value for point in state.history for name, value in point.items()}
 
     def run(self) -> None:
         """Trains to the end, or until held-out loss has stopped falling.
@@ -268,11 +269,12 @@ class Loop:
         epoch = self.state.step / self.batches.steps_per_epoch
         point = {"step": self.state.step, "epoch": epoch, **values}
         self.state.history.append(point)
+        self._latest |= point
         if self.board is not None:
             self.board.add(point)
 
     def _shown(self) -> dict[str, str]:
-        latest = {name: value for entry in self.state.history for name, value in entry.items()}
+        latest = self._latest
         rate = self.state.tokens / max(self.state.seconds, 1e-9)
         shown: dict[str, str] = {name: f"{latest[name]:.3f}" for name in ("loss", "eval_loss") if name in latest}
         return shown | {"tokens/s": f"{rate:.0f}"}

@@ -13,6 +13,7 @@ from typing import Any
 
 from components.errors import ModelError
 from components.head import CHUNK_LOGITS, SLICE_LOGITS
+from components.models import files_read
 from components.train.batches import GlobalBatches
 from components.train.config import TrainConfig
 from components.train.deepspeed import BUCKET
@@ -46,7 +47,7 @@ class Shape:
         intermediate = int(text.get("intermediate_size") or text.get("n_inner") or 4 * hidden)
         heads = int(text.get("num_attention_heads") or text["n_head"])
         key_value = int(text.get("num_key_value_heads") or heads) * int(text.get("head_dim") or hidden // heads)
-        parameters = sum(_weights(path) for path in folder.glob("*.safetensors"))
+        parameters = sum(_weights(folder / name) for name in files_read(folder) if name.endswith(".safetensors"))
         adapters = layers * config.lora_rank * (6 * hidden + 2 * key_value + 3 * (hidden + intermediate))
         trainable = adapters if config.method == "lora" else parameters
         return cls(

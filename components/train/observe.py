@@ -23,12 +23,17 @@ class Watched:
     Args:
         changed: notified whenever something was reported.
         seen: called with each object that was listed or reported.
+        remembers: whether ever() is asked for; what has gone is kept for it.
     """
 
     def __init__(
-        self, listing: Listing, changed: threading.Condition, seen: Callable[[dict[str, Any]], None] = lambda _: None
+        self,
+        listing: Listing,
+        changed: threading.Condition,
+        seen: Callable[[dict[str, Any]], None] = lambda _: None,
+        remembers: bool = True,
     ) -> None:
-        self._listing, self._changed, self._seen = listing, changed, seen
+        self._listing, self._changed, self._seen, self._remembers = listing, changed, seen, remembers
         self._stop = threading.Event()
         self._objects: dict[str, dict[str, Any]] = {}
         self._gone: dict[str, dict[str, Any]] = {}
@@ -70,21 +75,25 @@ class Watched:
                     self._changed.notify_all()
                 for entry in content if kind == "LISTED" else [content]:
                     self._seen(entry)
-        except ClusterError as error:
+        except Exception as error:  # raised by now(); a watch that ended unnoticed would leave its launcher blind
+            told = error if isinstance(error, ClusterError) else ClusterError(f"cannot follow the cluster: {error!r}")
             with self._changed:
-                self._error = error
+                self._error = told
                 self._changed.notify_all()
 
     def _take(self, kind: str, content: Any) -> None:
+        gone = {}
         if kind == "LISTED":
             listed = {entry["metadata"]["uid"]: entry for entry in content}
-            self._gone |= {uid: entry for uid, entry in self._objects.items() if uid not in listed}
+            gone = {uid: entry for uid, entry in self._objects.items() if uid not in listed}
             self._objects = listed
         elif kind == "DELETED":
             self._objects.pop(content["metadata"]["uid"], None)
-            self._gone[content["metadata"]["uid"]] = content
+            gone = {content["metadata"]["uid"]: content}
         else:
             self._objects[content["metadata"]["uid"]] = content
+        if self._remembers:
+            self._gone |= gone
 
 
 class FirstNodesLog:

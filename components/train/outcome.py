@@ -71,15 +71,21 @@ def condition(thing: dict[str, Any], kind: str) -> dict[str, Any] | None:
 
 
 def last_attempt(pods: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The pods of the latest start; a JobSet numbers its restarts."""
-    listed = list(pods)
+    """The pods of the latest start: a JobSet numbers its restarts, and what a queue took back comes with new pods."""
+    listed = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
     latest = max((restart_of(pod) for pod in listed), default=0)
-    return [pod for pod in listed if restart_of(pod) == latest]
+    return list({node_of(pod): pod for pod in listed if restart_of(pod) == latest}.values())
 
 
 def restart_of(pod: dict[str, Any]) -> int:
     """Which restart of its JobSet a pod belongs to, from 0."""
     return int((pod["metadata"].get("labels") or {}).get("jobset.sigs.k8s.io/restart-attempt", 0))
+
+
+def node_of(pod: dict[str, Any]) -> tuple[str, int]:
+    """Whose place a pod takes: the JobSet's part, and the rank in it."""
+    labels = pod["metadata"].get("labels") or {}
+    return str(labels.get("jobset.sigs.k8s.io/replicatedjob-name")), node_rank(pod)
 
 
 def node_rank(pod: dict[str, Any]) -> int:
@@ -115,6 +121,16 @@ def waiting_for(pods: Iterable[dict[str, Any]]) -> list[str]:
         if waiting.get("reason") in STUCK:
             lines.append(f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": "))
     return list(dict.fromkeys(lines))
+
+
+def waits_since(job: dict[str, Any], pods: Iterable[dict[str, Any]]) -> float:
+    """When a job that does not run began to wait, in seconds since 1970: it may have run before, and wait anew."""
+    conditions = (job.get("status") or {}).get("conditions") or []
+    times = [
+        *(thing["metadata"].get("creationTimestamp") for thing in (job, *pods)),
+        *(entry.get("lastTransitionTime") for entry in conditions if entry["type"] == "Suspended"),
+    ]
+    return max(seconds(time) for time in times if time)
 
 
 def seconds(time: str) -> float:

@@ -55,7 +55,8 @@ def train_remotely(
 
     def prepare() -> Build:
         print(f"train: {count_rows(config.train)} rows, in a TrainJob", flush=True)
-        place.remove_old(settings.keep_days)
+        busy = cluster.unfinished_jobs()
+        place.remove_old(settings.keep_days, {*busy, *busy.values()})
         training = training_of(config, place, launcher, task_config)
         refuse_the_same_twice(cluster, run, training)
         return lambda attempt: train_job(run, training, settings, attempt)
@@ -119,8 +120,8 @@ def training_of(
 
 def refuse_the_same_twice(cluster: Cluster, run: Run, training: Training) -> None:
     """Raises ClusterError when another run's TrainJob is at the same training: both would write its checkpoints."""
-    for name in cluster.unfinished_jobs(training.key):
-        if name != run.job_name:
+    for name, key in cluster.unfinished_jobs().items():
+        if key == training.key and name != run.job_name:
             raise ClusterError(
                 f"TrainJob {name} of another run is at the same training; wait for it, and this run goes on from there"
             )

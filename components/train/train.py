@@ -157,15 +157,12 @@ def computable(config: TrainConfig, cuda: bool) -> TrainConfig:
 
 def memory_line(config: TrainConfig, folder: Path, processes: int, cuda: bool) -> str:
     """What the training will take and what there is."""
-    import psutil
     import torch
 
+    from components.limits import memory
     from components.train.memory import report
 
-    if cuda:
-        available = float(torch.cuda.get_device_properties(0).total_memory)
-    else:
-        available = psutil.virtual_memory().available / processes
+    available = float(torch.cuda.get_device_properties(0).total_memory) if cuda else memory() / processes
     try:
         return report(folder, config, config.world_size(processes), available, "cuda" if cuda else "cpu")
     except KeyError as missing:

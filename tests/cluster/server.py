@@ -31,6 +31,7 @@ class Fault:
         status: the answer; 0: none, the connection is reset.
         after: whether the request's work is done all the same.
         retry_after: seconds that the answer asks for.
+        message: what the answer says.
     """
 
     verb: str
@@ -38,6 +39,7 @@ class Fault:
     status: int = 0
     after: bool = False
     retry_after: int | None = None
+    message: str = "the test's fault"
 
 
 @dataclass
@@ -55,6 +57,7 @@ class State:
     away: bool = False
     pods_stay: bool = False  # a deleted job waits for its pods for ever
     drop_streams: int = 0  # counts up when all open streams are to break
+    words: list[str] = field(default_factory=list)  # lines that open watches get, and that are no events
 
 
 class ServerClosedError(Exception):
@@ -116,6 +119,12 @@ class Server:
         """Open watches and logs end in the middle of a line."""
         with self.changed:
             self.state.drop_streams += 1
+            self.changed.notify_all()
+
+    def say(self, line: str) -> None:
+        """Every open watch gets a line that is no event."""
+        with self.changed:
+            self.state.words.append(line)
             self.changed.notify_all()
 
     def write(self, pod: str, *lines: str) -> None:
@@ -256,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
         else:
             extra = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-            self._send(fault.status, _status(fault.status, "the test's fault"), extra)
+            self._send(fault.status, _status(fault.status, fault.message), extra)
 
     def _send(self, code: int, answer: Thing, extra: dict[str, str] | None = None) -> None:
         body = json.dumps(answer).encode()
@@ -290,12 +299,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk("")
             return
 
+        heard = len(self._state.words)
+
         def events() -> list[str]:
-            nonlocal version
+            nonlocal version, heard
             news = [entry for entry in self._state.history if entry[0] > version]
             version = self._state.version
+            words, heard = self._state.words[heard:], len(self._state.words)
             chosen = [(kind, thing) for _, kind, of, thing in news if of == resource and self._selected(thing)]
-            return [json.dumps({"type": kind, "object": thing}) for kind, thing in chosen]
+            return [*words, *(json.dumps({"type": kind, "object": thing}) for kind, thing in chosen)]
 
         self._stream(events, lambda: False, end)
 

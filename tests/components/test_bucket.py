@@ -176,11 +176,12 @@ def test_a_job_that_left_no_marker_has_left_nothing(nodes: Nodes, config: TrainC
 def test_what_nobody_uses_is_removed_after_a_time(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, days in (("runs/old/x", 31), ("runs/new/x", 1), ("runs/current/x", 99), ("checkpoints/old/c/y", 31)):
+    old = [("runs/old/x", 31), ("runs/current/x", 99), ("runs/queueing/x", 31), ("checkpoints/old/c/y", 31)]
+    for name, days in [*old, ("runs/new/x", 1), ("checkpoints/its/c/y", 31)]:
         store.write(name, b"")
         os.utime(tmp_path / "bucket" / name, (time.time() - days * 86400,) * 2)
-    Bucket(store.uri, "current", tmp_path, "1Gi").remove_old(30)
-    assert sorted(store.list()) == ["runs/current/x", "runs/new/x"]
+    Bucket(store.uri, "current", tmp_path, "1Gi").remove_old(30, {"queueing", "its"})
+    assert sorted(store.list()) == ["checkpoints/its/c/y", "runs/current/x", "runs/new/x", "runs/queueing/x"]
     assert f"removed {store.uri}/runs/old, which is older than 30 days" in capsys.readouterr().out
 
 

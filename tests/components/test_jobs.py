@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from components.train.kubernetes import PERMISSIONS, Cluster
 from components.train.trainjob import JobSettings, Training, train_job
 from tests.cluster.nodes import OWN_POD, Nodes
 from tests.cluster.play import PACE, RUN, SPEED, TRAINING, configuration, run_launcher
-from tests.cluster.server import NAMESPACE, Fault, Server, Thing
+from tests.cluster.server import NAMESPACE, Fault, Server, Thing, now
 
 GRANTED = {(group, resource, verb) for (group, resource), verbs in PERMISSIONS.items() for verb in verbs}
 
@@ -114,6 +116,30 @@ def test_watches_expire_and_break(nodes: Nodes) -> None:
         nodes.succeed(job)
 
     run_launcher(nodes, script)
+    assert creations(nodes) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        '{"kind": "Status", "status": "Failure", "code": 500}',
+        '{"type": "ERROR", "object": {"code": 500}}',
+        "upstream connect error",
+        "null",
+    ],
+)
+def test_a_watch_in_which_something_else_is_said_is_begun_anew(nodes: Nodes, words: str) -> None:
+    """As servers that restart and proxies do."""
+
+    def script(nodes: Nodes) -> None:
+        job = nodes.job()
+        time.sleep(0.2)  # until all watches are open
+        nodes.server.say(words)
+        time.sleep(0.2)
+        nodes.succeed(job)
+
+    settings = JobSettings(max_wait_hours=1, max_runtime_hours=1)
+    run_launcher(nodes, script, settings=settings, pace=replace(PACE, hour=5.0))
     assert creations(nodes) == 1
 
 
@@ -222,6 +248,21 @@ def test_a_missing_right_is_named(nodes: Nodes) -> None:
         run_launcher(nodes, lambda _: None)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        'admission webhook "validator.trainjob" denied the request: no such runtime',
+        "ValidatingAdmissionPolicy 'images' with binding 'all' denied request: images must have a digest",
+        "unable to create new content in namespace ml because it is being terminated",
+    ],
+)
+def test_what_admission_forbids_is_no_missing_right(nodes: Nodes, message: str) -> None:
+    nodes.server.state.faults = [Fault(verb="create", resource="trainjobs", status=403, message=message)]
+    with pytest.raises(ClusterError) as error:
+        run_launcher(nodes, lambda _: None)
+    assert str(error.value) == f"the cluster refuses the TrainJob: 403 {message}"
+
+
 def test_a_job_that_the_cluster_refuses_is_told_in_its_words(nodes: Nodes) -> None:
     nodes.server.state.faults = [Fault(verb="create", resource="trainjobs", status=422)]
     with pytest.raises(ClusterError, match="the cluster refuses the TrainJob: 422 the test's fault"):
@@ -241,6 +282,39 @@ def test_a_job_that_exists_is_adopted(nodes: Nodes, capsys: pytest.CaptureFixtur
     existing(nodes)
     run_launcher(nodes, succeed)
     assert f"adopted TrainJob {RUN.job_name}" in capsys.readouterr().out
+    assert creations(nodes) == 1
+
+
+def long_ago(nodes: Nodes, job: Thing) -> Thing:
+    """The job as if it had been made longer ago than it may wait, where an hour takes ten seconds."""
+    job["metadata"]["creationTimestamp"] = datetime.fromtimestamp(time.time() - 600, UTC).isoformat()
+    return nodes.server.put("trainjobs", job)
+
+
+def test_a_job_that_has_run_for_long_is_adopted_though_its_pods_are_not_known_at_once(nodes: Nodes) -> None:
+    pods = nodes.start(long_ago(nodes, existing(nodes)))
+    nodes.server.state.faults = [Fault(verb="list", resource="pods", status=503)] * 6
+
+    def script(nodes: Nodes) -> None:
+        time.sleep(1)
+        for pod in pods:
+            nodes.end(pod, 0)
+        nodes.finish(nodes.job())
+
+    run_launcher(nodes, script, pace=replace(PACE, hour=10.0))
+    assert creations(nodes) == 1
+
+
+def test_a_job_that_waits_anew_is_adopted_with_all_of_its_time_to_wait(nodes: Nodes) -> None:
+    job = long_ago(nodes, existing(nodes))
+    suspend(nodes, job, True)
+
+    def script(nodes: Nodes) -> None:
+        time.sleep(0.3)
+        suspend(nodes, job, False)
+        nodes.succeed(nodes.job())
+
+    run_launcher(nodes, script, pace=replace(PACE, hour=10.0))
     assert creations(nodes) == 1
 
 
@@ -411,6 +485,13 @@ def test_a_job_that_someone_deletes_is_not_made_anew(nodes: Nodes) -> None:
 # --- waiting ---
 
 
+def suspend(nodes: Nodes, job: Thing, value: bool) -> None:
+    """What a queue does with a job, and what Trainer says of it."""
+    told = {"type": "Suspended", "status": str(value), "reason": "Queue", "message": "", "lastTransitionTime": now()}
+    changed = {"spec": job["spec"] | {"suspend": value}, "status": {"conditions": [told]}}
+    nodes.server.put("trainjobs", job | changed)
+
+
 def test_what_a_job_waits_for_is_shown_once_and_told_in_the_end(
     nodes: Nodes, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -445,14 +526,61 @@ def test_what_a_job_waits_for_is_shown_once_and_told_in_the_end(
 def test_queueing_does_not_count_as_running(nodes: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
     def script(nodes: Nodes) -> None:
         job = nodes.job()
-        nodes.server.put("trainjobs", job | {"spec": job["spec"] | {"suspend": True}})
+        suspend(nodes, job, True)
         time.sleep(2.5)  # longer than a job may run
-        nodes.server.put("trainjobs", job | {"spec": job["spec"] | {"suspend": False}})
+        suspend(nodes, job, False)
         nodes.succeed(job)
 
     settings = JobSettings(max_wait_hours=100, max_runtime_hours=1)
     run_launcher(nodes, script, settings=settings, pace=replace(PACE, hour=2.0))
     assert "queued: the job is suspended until its queue admits it" in capsys.readouterr().out
+
+
+def take_back(nodes: Nodes, job: Thing) -> list[str]:
+    """A queue preempts a job that runs, and admits it again after longer than a job may run; gives its new pods."""
+    pods = nodes.start(job)
+    time.sleep(0.5)
+    suspend(nodes, job, True)
+    for pod in pods:
+        nodes.end(pod, 75)
+        nodes.server.remove("pods", pod)
+    time.sleep(2.5)
+    suspend(nodes, job, False)
+    time.sleep(0.2)
+    return nodes.pods(job)
+
+
+def test_a_job_that_its_queue_takes_back_waits_anew(nodes: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
+    def script(nodes: Nodes) -> None:
+        job = nodes.job()
+        pods = take_back(nodes, job)
+        time.sleep(0.3)
+        for pod in pods:
+            nodes.change(pod, lambda status: status.update(phase="Running", startTime=now()))
+        time.sleep(0.3)
+        for pod in pods:
+            nodes.end(pod, 0)
+        nodes.finish(job)
+
+    settings = JobSettings(max_wait_hours=100, max_runtime_hours=1)
+    run_launcher(nodes, script, settings=settings, pace=replace(PACE, hour=2.0))
+    said = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    states = [line.partition(":")[0].partition(" on ")[0] for line in said if line.startswith(("run", "que", "wai"))]
+    assert [state for state, _ in groupby(states)][-4:] == ["running", "queued", "waiting", "running"]
+    assert creations(nodes) == 1
+
+
+def test_a_failure_is_none_of_a_start_that_its_queue_took_back(nodes: Nodes) -> None:
+    def script(nodes: Nodes) -> None:
+        job = nodes.job()
+        pods = take_back(nodes, job)
+        for pod in pods:
+            nodes.change(pod, lambda status: status.update(phase="Running", startTime=now()))
+        nodes.end(pods[1], 1, message="rank 9: CUDA error")
+        nodes.finish(job, "Failed", "FailedJobs")
+
+    assert fails(nodes, script).endswith("failed: node 1 failed with exit code 1: rank 9: CUDA error")
+    assert creations(nodes) == 1
 
 
 def test_a_job_that_runs_too_long_is_deleted(nodes: Nodes) -> None:

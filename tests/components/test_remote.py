@@ -179,6 +179,29 @@ def test_two_runs_at_the_same_training_do_not_share_its_checkpoints(
         train(nodes, config, storage, lambda _: None)
 
 
+def test_what_a_job_needs_that_queues_for_long_is_not_removed(nodes: Nodes, config: TrainConfig, storage: Path) -> None:
+    """Its folder and its checkpoints, when the launcher of another run cleans the claim."""
+    labels = {"private-llm/training": "digest-of-it"}
+    for name in ("queueing", "of-others"):
+        metadata = {"name": name, "labels": labels if name == "queueing" else {}}
+        nodes.server.put("trainjobs", {"metadata": metadata, "spec": {}})
+    for old in ("runs/queueing", "runs/finished", "checkpoints/digest-of-it", "checkpoints/of-another"):
+        (storage / old).mkdir(parents=True)
+        os.utime(storage / old, (0, 0))
+
+    def script(nodes: Nodes) -> None:
+        nodes.server.wait(lambda: len(nodes.server.state.objects["trainjobs"]) == 3)
+        jobs = nodes.server.state.objects["trainjobs"].values()
+        [job] = [job for job in jobs if job["metadata"]["name"] not in ("queueing", "of-others")]
+        leave_results(job)
+        nodes.succeed(job)
+
+    train(nodes, config, storage, script)
+    assert (storage / "runs" / "queueing").is_dir()
+    assert [path.name for path in (storage / "checkpoints").iterdir()] == ["digest-of-it"]
+    assert not (storage / "runs" / "finished").exists()
+
+
 def test_a_base_model_that_the_pods_cannot_read_is_named(
     nodes: Nodes, config: TrainConfig, storage: Path, tmp_path: Path
 ) -> None:
@@ -213,8 +236,13 @@ def test_what_nobody_uses_is_removed_after_a_time(tmp_path: Path, capsys: pytest
     gone = tmp_path / "runs" / "old" / "gone"  # as what another launcher removes: listed, and not there when looked at
     gone.symlink_to(tmp_path / "nowhere")
     os.utime(gone.parent, (0, 0))
+    curves = tmp_path / "runs" / "writing" / "tensorboard"  # a training that has gone on for longer than that
+    curves.mkdir(parents=True)
+    (curves / "events").touch()
+    for folder in (curves, curves.parent):
+        os.utime(folder, (0, 0))
     Claim(tmp_path, "current").remove_old(30)
-    assert sorted(entry.name for entry in (tmp_path / "runs").iterdir()) == ["current", "new"]
+    assert sorted(entry.name for entry in (tmp_path / "runs").iterdir()) == ["current", "new", "writing"]
     assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == ["new", "used"]
     assert f"removed {tmp_path / 'runs' / 'old'}, which is older than 30 days" in capsys.readouterr().out
 

@@ -1,14 +1,20 @@
 """Where datasets and models come from: local paths and a real fsspec store; the hub is never reached here."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFile
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from components.errors import DataError, ModelError, ParameterError, PipelineError, StorageError
 from components.records import path_digest
@@ -155,6 +161,50 @@ def test_what_marks_a_folder_in_a_store_is_no_file(store: Any, uri: str) -> None
     assert list(fetch_files(pinned)) == ["a.jsonl", "sub/b.jsonl"]
 
 
+class HaltingStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A store whose second reader of the weights has half of them when the first one hears that it has all."""
+
+    protocol = "halting"
+    readers: ClassVar[list[str]] = []
+    halfway, go_on = threading.Event(), threading.Event()
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return super()._strip_protocol(str(path).removeprefix("halting://"))
+
+    def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
+        content = self.cat_file(rpath)
+        if not rpath.endswith("weights"):
+            Path(lpath).write_bytes(content)
+            return
+        self.readers.append(lpath)
+        if len(self.readers) == 1:
+            Path(lpath).write_bytes(content)
+            self.halfway.wait(10)
+            return
+        with Path(lpath).open("wb", buffering=0) as file:
+            file.write(content[:1])
+            self.halfway.set()
+            self.go_on.wait(10)
+            file.write(content[1:])
+
+
+def test_two_pods_that_share_a_cache_do_not_write_into_each_others_copy(store: Any) -> None:
+    """They have the same process id; here they are two threads."""
+    fsspec.register_implementation("halting", HaltingStore, clobber=True)
+    store.pipe({"/models/base/config.json": b"{}", "/models/base/weights": b"weights"})
+    pinned = pin("halting://models/base", "model")
+    with ThreadPoolExecutor(2) as pods:
+        first = pods.submit(fetch, pinned, "model")
+        while not HaltingStore.readers:
+            time.sleep(0.01)
+        second = pods.submit(fetch, pinned, "model")
+        whole = (first.result() / "weights").read_bytes()
+        HaltingStore.go_on.set()
+        assert (whole, second.result()) == (b"weights", first.result())
+    assert [path.name for path in first.result().parent.iterdir() if ".partial-" not in path.name]
+
+
 def test_a_remote_source_that_changed_after_it_was_pinned_is_refused(store: Any) -> None:
     store.pipe("/bucket/rows.jsonl", b"one")
     pinned = pin("memory://bucket/rows.jsonl", "dataset")
@@ -291,3 +341,67 @@ def _assert_one_line(error: PipelineError, *named: str) -> None:
     message = str(error)
     assert "\n" not in message
     assert [name for name in named if name not in message] == []
+
+
+COMMIT = "1" * 40
+
+
+class _Hub(QuietHandler):
+    """The few answers of a Hugging Face hub that a download asks for: what a model holds, and each file."""
+
+    files: ClassVar[dict[str, bytes]] = {
+        **dict.fromkeys(("config.json", "model-00001-of-00001.safetensors", "tokenizer.json"), b"{}"),
+        **dict.fromkeys(("consolidated.safetensors", "original/model.safetensors", "README.md"), b"the same again"),
+    }
+    missing = ""
+
+    def serve(self) -> None:
+        name = self.path.partition(f"/resolve/{COMMIT}/")[2]
+        if "/tree/" in self.path:
+            listed = [{"type": "file", "path": file, "size": len(self.files[file]), "oid": file} for file in self.files]
+            self._answer(json.dumps(listed).encode())
+        elif not name:
+            listed = [{"rfilename": file} for file in self.files]
+            self._answer(json.dumps({"id": "org/model", "sha": COMMIT, "siblings": listed}).encode())
+        elif name == self.missing:
+            self._answer(b"", 404, {"X-Error-Code": "EntryNotFound"})
+        else:
+            self._answer(self.files[name], headers={"ETag": f'"{name}"', "X-Repo-Commit": COMMIT})
+
+    do_HEAD = QuietHandler.do_GET
+
+    def _answer(self, content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for header, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(header, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+def _from_hub(place: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Fetches a model from a hub, in a process of its own: the address is read when the client is imported."""
+    script = (
+        "from components.models import MODEL_FILES; from components.sources import Pinned, fetch; "
+        f"print(fetch(Pinned(uri='org/model@{COMMIT}', digest='x'), 'model', MODEL_FILES))"
+    )
+    environment = os.environ | {"HF_ENDPOINT": f"http://{place}", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+
+
+def test_of_a_hub_model_only_what_is_read_is_fetched(tmp_path: Path) -> None:
+    """Mistral's models hold their weights a second time, in one file for Mistral's own program."""
+    with serving(_Hub) as place:
+        fetched = _from_hub(place, tmp_path)
+    assert fetched.returncode == 0, fetched.stderr
+    [folder] = fetched.stdout.splitlines()
+    names = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+    assert names == {"config.json", "model-00001-of-00001.safetensors", "tokenizer.json"}
+
+
+def test_a_hub_that_loses_a_file_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Hub, "missing", "tokenizer.json")
+    with serving(_Hub) as place:
+        fetched = _from_hub(place, tmp_path)
+    last = fetched.stderr.splitlines()[-1]
+    assert last.startswith(f"components.errors.StorageError: cannot fetch org/model@{COMMIT} from the hub: "), last

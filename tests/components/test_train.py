@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from tensorboardX.proto.event_pb2 import Event
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from components.errors import DataError, ParameterError
-from components.models import load_model
+from components.errors import DataError, ParameterError, ResumableError, StorageError
+from components.models import files_read, load_model
 from components.records import write_json
 from components.train.batches import GlobalBatches
 from components.train.board import Board
@@ -33,9 +34,9 @@ from components.train.checkpoints import reason
 from components.train.config import TrainConfig
 from components.train.deepspeed import deepspeed_config
 from components.train.interruption import Interruption
-from components.train.launcher import cause
+from components.train.launcher import cause, preparing
 from components.train.loop import Loop, State
-from components.train.memory import report
+from components.train.memory import Shape, report
 from components.train.rows import Rows
 from components.train.train import train
 from tests.components.trainings import command, curve, prepare, run, weights
@@ -426,6 +427,19 @@ def test_an_error_without_words_is_told_by_its_type() -> None:
     assert reason(OSError(28, "No space left on device")) == "No space left on device"
 
 
+def test_a_stop_that_a_library_takes_for_a_failure_of_its_own_is_a_stop(tmp_path: Path) -> None:
+
+    def download() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except Exception as error:
+            raise StorageError("cannot fetch it") from error
+
+    with pytest.raises(ResumableError, match="before the training had begun; start it again"), preparing(tmp_path):
+        download()
+
+
 def test_rows_longer_than_a_models_table_of_positions_are_refused(prepared: Path, tmp_path: Path) -> None:
     shape = GPT2Config(vocab_size=520, n_positions=64, n_embd=32, n_layer=1, n_head=2)
     GPT2LMHeadModel(shape).save_pretrained(tmp_path / "base")
@@ -489,6 +503,28 @@ def test_the_global_batch_does_not_depend_on_the_ranks() -> None:
     assert global_batches(8, 1, 1) == global_batches(1, 8, 1) == global_batches(2, 2, 2) == global_batches(1, 2, 4)
 
 
+def test_a_batch_is_read_without_laying_the_table_together(tmp_path: Path) -> None:
+    """Arrow's take copies a column of many row groups whole: a gigabyte for each batch of a large dataset."""
+    generator = np.random.default_rng(1)
+    lists = [generator.integers(0, 1000, length).tolist() for length in generator.integers(1, 100, 2000)]
+    table = pa.table(
+        {"id": [f"r{n}" for n in range(2000)], "input_ids": lists, "loss_start": [n % 7 for n in range(2000)]}
+    )
+    pq.write_table(table, tmp_path / "rows", row_group_size=100)
+    rows = Rows(tmp_path / "rows")
+    chosen = [0, 99, 100, 1999, 7, 7]
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        taken = rows.take(chosen)
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 4096
+    assert [(row["input_ids"], row["loss_start"]) for row in taken] == [(lists[n], n % 7) for n in chosen]
+    assert rows.ids(chosen) == [f"r{n}" for n in chosen]
+    assert [len(row["input_ids"]) for row in rows] == rows.lengths.tolist()
+
+
 def test_ranks_take_about_as_many_tokens_at_the_same_time() -> None:
     ranks = [batches(rank, micro_batch=4, accumulation=3, world_size=4, rows=144) for rank in range(4)]
     lengths = ranks[0].lengths
@@ -528,6 +564,16 @@ def test_the_memory_a_training_takes_is_told_with_settings_that_fit(prepared: Pa
     )
     assert "it may not fit, but with gradient_checkpointing=True" in line(0.83 * 2**30, **full)
     assert "too little for any setting: use more processes, or a smaller model" in line(2**20, **full)
+
+
+def test_weights_that_stand_there_twice_count_once(prepared: Path, stories: Path, tmp_path: Path) -> None:
+    """As in Mistral's folders, where the second copy is for another program."""
+    twice = shutil.copytree(stories, tmp_path / "model")
+    shutil.copy(twice / "model.safetensors", twice / "consolidated.safetensors")
+    read = [Shape.read(folder, config(prepared, stories, tmp_path)) for folder in (stories, twice)]
+    assert read[0] == read[1]
+    assert "consolidated.safetensors" not in files_read(twice)
+    assert "model.safetensors" in files_read(twice)
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])

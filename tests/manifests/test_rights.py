@@ -17,6 +17,8 @@ from tests.manifests.rendering import FOLDERS, MANIFESTS, ROOT, Object, job_of_r
 Grants = set[tuple[str, str, str]]
 SHARED = {"overlays/kubeflow-profile": "default-editor", "overlays/kfp-standalone": "pipeline-runner"}
 INTERNET = "0.0.0.0/0"
+# RFC 1918, link-local, and the addresses of carriers (RFC 6598), which clouds give to pods and nodes.
+NOT_PUBLIC = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"}
 ROW = r"^\| `(private-llm-.*?)` \| (.*?) \| `(.*?)`.*? \| (.*?) \|"  # role, API group, resource, verbs
 
 
@@ -73,13 +75,17 @@ def test_nothing_goes_in_or_out_unless_named(folder: str) -> None:
     ours = {"matchExpressions": [{"key": STEP_LABEL, "operator": "Exists"}]} if folder in SHARED else {}
     assert policies["default-deny"]["spec"] == {"podSelector": ours, "policyTypes": ["Ingress", "Egress"]}
     assert policies["mlflow"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
-    open_to_all = {
-        name
+    blocks = [
+        (name, target["ipBlock"])
         for name, policy in policies.items()
         for rule in policy["spec"].get("egress", [])
         for target in rule["to"]
-        if target.get("ipBlock", {}).get("cidr") == INTERNET
-    }
+        if "ipBlock" in target
+    ]
+    open_to_all = {name for name, block in blocks if block["cidr"] == INTERNET}
+    for _, block in blocks:
+        if block["cidr"] == INTERNET:
+            assert set(block["except"]) >= NOT_PUBLIC
     connected = {"overlays/gke", "overlays/eks", "overlays/aks"}
     allowed = {"hub", "cloud-artifacts"} if folder in connected else {"hub"} if folder == "overlays/kind" else set()
     assert open_to_all == allowed
