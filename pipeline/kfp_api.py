@@ -187,8 +187,9 @@ def _meant(error: Exception) -> Exception:
     """What kfp-server-api meant to raise: it stumbles over a fault without a body, such as a certificate's."""
     if not isinstance(error, AttributeError):
         return error
-    if isinstance(error.__context__, kfp.ApiException):
-        return error.__context__
+    meant = error.__context__
+    if isinstance(meant, Exception) and isinstance(meant, kfp.ApiException):
+        return meant
     raise error
 
 
