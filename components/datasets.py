@@ -51,7 +51,7 @@ def sources(dataset: str) -> list[Source]:
         return [Source(dataset=dataset)]
     try:
         content = yaml.safe_load(read_text(dataset))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # the last of a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
         raise DataError(f"dataset: {dataset} is not YAML: {' '.join(str(error).split())}") from None
     entries = content.get("sources") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries or set(content) != {"sources"}:

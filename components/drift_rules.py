@@ -57,7 +57,7 @@ def load_drift_rules(path: Path) -> list[DriftRule]:
     """
     try:
         content = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
         raise ParameterError(f"drift_rules: {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, list) or not content:
         raise ParameterError(f"drift_rules: {path} must be a list of rules, each beginning with `- rule: its name`")

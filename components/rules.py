@@ -110,7 +110,7 @@ def load_rules(path: Path, corpora: Collection[str], tasks: Collection[str] = ()
     """
     try:
         content = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
         raise ParameterError(f"gate_rules: {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, list):
         raise ParameterError(f"gate_rules: {path} must be a list of rules, each beginning with `- rule: its name`")

@@ -13,7 +13,7 @@ from components.errors import ParameterError
 from components.sources import where
 from components.tasks import is_folder, parse_tasks
 from components.templates import TEMPLATES
-from pipeline.parameters import PLACES, Parameters
+from pipeline.parameters import PLACES, QUOTED, Parameters
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "STRING": ((str,), "text"),
@@ -35,7 +35,7 @@ def read_file(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParameterError(f"--params {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
         raise ParameterError(f"--params {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ParameterError(f"--params {path}: must be a mapping of parameters to values")
@@ -118,7 +118,8 @@ def _typed(name: str, value: Any, kind: str, text: bool) -> Any:
         except ValueError:
             raise ParameterError(f"{name}={value!r} must be {words}") from None
     if not isinstance(value, types) or (isinstance(value, bool) and kind != "BOOLEAN"):
-        raise ParameterError(f"{name}={value!r} must be {words}")
+        hint = QUOTED if kind == "STRING" and isinstance(value, bool) else ""
+        raise ParameterError(f"{name}={value!r} must be {words}{hint}")
     return value
 
 

@@ -35,7 +35,7 @@ class Endpoint:
         namespace: The user's namespace where KFP is multi-user; empty where it is not.
         token_file: A file with a bearer token, read anew for each request, so that it may be renewed at any time.
         cookie_file: A file with the cookies of a browser's session, as name=value; name=value.
-        ca_file: Certificates to trust in place of the usual ones, PEM.
+        ca_file: A file with certificates to trust in place of the usual ones, PEM.
         service_account: The account of a run's pods, where neither the run nor its schedule says another; empty: the
             server's own choice.
         time_zone: The zone in which the server's scheduler reads cron, its CRON_SCHEDULE_TIMEZONE.
@@ -86,6 +86,17 @@ class Endpoint:
             return os.environ[TOKEN].strip()
         pod = os.environ.get(POD_TOKEN_PATH) or ("" if self.host else POD_TOKEN)
         return _secret(POD_TOKEN_PATH, pod) if pod and Path(pod).exists() else ""
+
+    def certificates(self) -> str:
+        """The path of the certificates to trust; empty: the usual ones.
+
+        Raises:
+            ParameterError: there is no such file.
+        """
+        path = Path(self.ca_file).expanduser()
+        if self.ca_file and not path.is_file():
+            raise ParameterError(f"ca_file={self.ca_file!r} is no file")
+        return str(path) if self.ca_file else ""
 
     def cookie(self) -> str:
         """The session's cookies as they are now; empty where there are none."""

@@ -59,8 +59,8 @@ class Api:
         proxy = getproxies().get(urlsplit(self.endpoint.address).scheme)
         if proxy and not proxy_bypass(urlsplit(self.endpoint.address).hostname or ""):
             configuration.proxy = proxy
-        if self.endpoint.ca_file:
-            configuration.ssl_ca_cert = self.endpoint.ca_file
+        if certificates := self.endpoint.certificates():
+            configuration.ssl_ca_cert = certificates
         self._configuration, self._client = configuration, kfp.ApiClient(configuration)
         self._answered = False
         self.runs = kfp.RunServiceApi(self._client)
@@ -95,8 +95,8 @@ class Api:
             sent = self._authenticate()
             try:
                 answer = function(*arguments, _request_timeout=(min(10.0, self.timeout), self.timeout), **named)
-            except (kfp.ApiException, HTTPError) as error:
-                fault = fault_of(error, self.endpoint, sent)
+            except (kfp.ApiException, HTTPError, AttributeError) as error:
+                fault = fault_of(_meant(error), self.endpoint, sent)
             else:
                 self._check_kind(named)
                 self._answered = True
@@ -181,6 +181,16 @@ class Api:
     def _may_be_renewed(self, sent: str) -> bool:
         """Whether a refused credential was accepted before, or has changed since it was sent."""
         return self._answered or self._authenticate() != sent
+
+
+def _meant(error: Exception) -> Exception:
+    """What kfp-server-api meant to raise: it stumbles over a fault without a body, such as a certificate's."""
+    if not isinstance(error, AttributeError):
+        return error
+    meant = error.__context__
+    if isinstance(meant, Exception) and isinstance(meant, kfp.ApiException):
+        return meant
+    raise error
 
 
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[str]:

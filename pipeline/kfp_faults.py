@@ -115,7 +115,7 @@ def _reason(error: Exception) -> str:
 
 def _said(error: Any) -> str:
     """The one sentence of an error's body that a person needs: never the whole of it, which may be a page."""
-    with suppress(ValueError, AttributeError):
+    with suppress(ValueError, AttributeError, TypeError):  # no JSON, none of that form, or no body at all
         body = json.loads(error.body)
         text = body.get("message") or body.get("error_message") or body.get("error") or ""
         if isinstance(text, str) and text:

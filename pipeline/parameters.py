@@ -1,6 +1,7 @@
 """The pipeline's parameters: what a person chooses per run. The KFP UI, `--param` and the README read this table."""
 
 import math
+import re
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -32,6 +33,8 @@ from components.train.config import (
 
 # What names one file or folder, or one place in a store.
 PLACES = ("dataset", "base_model", "template", "gate_rules", "drift_rules", "checkpoints", "ingest_cache")
+POWER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+QUOTED = "; put on, off, yes and no into quotes, YAML reads them as true or false"
 
 
 def parameter(
@@ -251,7 +254,10 @@ class Parameters:
     def parse(cls, texts: dict[str, str], defaults: dict[str, Any] | None = None) -> "Parameters":
         """From name=value texts of a command line, over a profile's values."""
         return cls(
-            **{**_known(cls, defaults or {}), **{name: _parse(_field(cls, name), text) for name, text in texts.items()}}
+            **{
+                **_from_yaml(cls, defaults or {}),
+                **{name: _parse(_field(cls, name), text) for name, text in texts.items()},
+            }
         )
 
 
@@ -266,10 +272,13 @@ def allowed(entry: "Field[Any]") -> str:
     return f"{kind},{limits}" if limits else kind
 
 
-def _known(cls: type[Parameters], values: dict[str, Any]) -> dict[str, Any]:
-    for name in values:
-        _field(cls, name)
-    return values
+def _from_yaml(cls: type[Parameters], values: dict[str, Any]) -> dict[str, Any]:
+    """A profile's values; YAML 1.1 takes 2e-4, which has no dot, for text."""
+    kinds = {name: _field(cls, name).type for name in values}
+    return {
+        name: float(value) if kinds[name] is float and isinstance(value, str) and POWER.fullmatch(value) else value
+        for name, value in values.items()
+    }
 
 
 def _field(cls: type[Parameters], name: str) -> "Field[Any]":
@@ -294,12 +303,13 @@ def _parse(entry: "Field[Any]", text: str) -> Any:
 def _check(entry: "Field[Any]", value: Any) -> None:
     expected = (int, float) if entry.type is float else entry.type
     if not isinstance(value, expected) or (entry.type is not bool and isinstance(value, bool)):  # type: ignore[arg-type]
-        raise ParameterError(f"{entry.name}={value!r} must be of type {entry.type.__name__}")  # type: ignore[union-attr]
+        hint = QUOTED if entry.type is str and isinstance(value, bool) else ""
+        raise ParameterError(f"{entry.name}={value!r} must be of type {entry.type.__name__}{hint}")  # type: ignore[union-attr]
     limits = entry.metadata
     if isinstance(value, str):
         # KFP puts values into JSON text as they are
         allowed = limits["choices"] is None or value in limits["choices"]
-        allowed = allowed and not any(character in value for character in '"\\\n')
+        allowed = allowed and not any(character in '"\\' or ord(character) < ord(" ") for character in value)
     elif limits["choices"] is not None:
         allowed = value in limits["choices"]
     else:
@@ -308,7 +318,7 @@ def _check(entry: "Field[Any]", value: Any) -> None:
         allowed = allowed and (limits["above"] is None or value > limits["above"])
         allowed = allowed and (limits["below"] is None or value < limits["below"])
     if not allowed:
-        must = _limits(entry) or " text without quotes, backslashes and line breaks"
+        must = _limits(entry) or " text without quotes, backslashes and line breaks or other control characters"
         raise ParameterError(f"{entry.name}={value!r} is not allowed; it must be{must}")
 
 

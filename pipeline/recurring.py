@@ -202,7 +202,7 @@ def _facts(entry: Entry, part: Part, ids: dict[str, str], parameters: dict[str, 
         "cron": str(part.cron),
         "start": part.start,
         "end": part.end,
-        "description": entry.description,
+        "description": entry.description.strip(),  # as it is read back: a block of YAML ends with a line break
         "pipeline": ids["pipeline"],
         "version": ids["version"],
         "experiment": ids["experiment"],

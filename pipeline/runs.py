@@ -25,6 +25,8 @@ SETTLE = (1.0, 2.0, 4.0, 8.0)  # seconds in which a run whose answer was lost sh
 MOST_POSTS = 3
 # A group's tasks have the same name in each pass of a loop: the one that says most about where it stands goes first.
 WORST_FIRST = (FAILED, CANCELED, "CANCELING", "RUNNING", "PENDING", "PAUSED", SUCCEEDED, SKIPPED)
+# Of a step behind one that failed: Argo has a node for it, KFP has no word for such a node, and leaves it out.
+OMITTED = (None, "RUNTIME_STATE_UNSPECIFIED")
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def rows(run: Any, spec: dict[str, Any]) -> list[Row]:
     details = (run.run_details.task_details if run.run_details else None) or []
     table = []
     for name in [step.name for step in steps(spec)] if spec else sorted({task.display_name for task in details}):
-        tasks = [task for task in details if task.display_name == name]
+        tasks = [task for task in details if task.display_name == name and task.state not in OMITTED]
         if not tasks:
             table.append(Row(name, "" if run.state not in ENDED else "not run"))
             continue

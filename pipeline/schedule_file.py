@@ -99,7 +99,7 @@ def read_schedules(path: Path) -> Schedules:
         raise ParameterError(
             f"{_at(path, top['owner'][0])}: owner={owner!r} must be of letters, digits, dots and dashes"
         )
-    shared = {name: _value(top, name, str, path)[0] for name in SHARED if name in top}
+    shared = {name: _value(top, name, str, path) for name in SHARED if name in top}
     key, listed = top["schedules"]
     if not isinstance(listed, yaml.SequenceNode):
         raise ParameterError(f"{_at(path, key)}: schedules must be a list")
@@ -146,12 +146,13 @@ def _mapping(node: yaml.Node | None, what: str, path: Path) -> Mapping:
     return found
 
 
-def _entry(node: yaml.Node, shared: dict[str, Any], path: Path) -> tuple[Entry, dict[str, int]]:
+def _entry(node: yaml.Node, shared: dict[str, tuple[Any, int]], path: Path) -> tuple[Entry, dict[str, int]]:
     said = _mapping(node, "a schedule", path)
     known = [entry.name for entry in fields(Entry)]
     required = [entry.name for entry in fields(Entry) if entry.default is MISSING and entry.default_factory is MISSING]
     _known(said, known, required, path, node.start_mark.line + 1)
-    values, places = dict(shared), {}
+    values = {name: value for name, (value, _) in shared.items()}
+    places = {name: line for name, (_, line) in shared.items()}
     for name in said:
         values[name], places[name] = _value(said, name, KINDS[name], path)
     if "parameters" in said:

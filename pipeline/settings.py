@@ -274,7 +274,7 @@ def _read(profile: str, folder: Path, above: tuple[Path, ...] = ()) -> tuple[dic
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ParameterError(f"profile {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
         raise ParameterError(f"profile {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ParameterError(

@@ -172,7 +172,8 @@ def _list(arguments: argparse.Namespace) -> int:
         over = run.finished_at is not None and run.finished_at.year > 1970
         end = run.finished_at if over else api.clock.now()
         spent = duration((end - run.created_at).total_seconds())
-        print(f"{run.run_id:<36}  {run.state:<9}  {run.created_at:%Y-%m-%d %H:%M}  {spent:>8}  {run.display_name}")
+        state = run.state or "unknown"  # KFP leaves it out where it cannot tell
+        print(f"{run.run_id:<36}  {state:<9}  {run.created_at:%Y-%m-%d %H:%M}  {spent:>8}  {run.display_name}")
     return 0
 
 

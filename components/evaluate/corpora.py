@@ -20,6 +20,7 @@ class Documents(Sequence[dict[str, Any]]):
     Token 0 of a document is the prefix; `window` and `stride` are those of components.evaluate.windows.
     """
 
+    numbers: list[int]  # which of the file's documents they are, from 1
     ids: list[np.ndarray]  # int32, a document each
     bytes: list[int]
     words: list[int]
@@ -32,7 +33,7 @@ class Documents(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         document, place = self.places[index]
         ids = self.ids[document][place.begin : place.end].tolist()
-        return {"id": f"document {document + 1}", "input_ids": ids, "loss_start": place.scored - place.begin}
+        return {"id": f"document {self.numbers[document]}", "input_ids": ids, "loss_start": place.scored - place.begin}
 
 
 def encode(tokenizer: Any, path: Path, *, window: int, stride: int = 0) -> Documents:
@@ -51,13 +52,14 @@ def encode(tokenizer: Any, path: Path, *, window: int, stride: int = 0) -> Docum
     prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if prefix is None:
         raise ModelError("the tokenizer has neither a BOS nor an end-of-text token to stand before a text")
-    corpus = Documents(ids=[], bytes=[], words=[], empty=0)
+    corpus = Documents(numbers=[], ids=[], bytes=[], words=[], empty=0)
     texts = list(read_documents(path))
-    for text in texts:
+    for number, text in enumerate(texts, start=1):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if ids:
             length = len(ids) + 1
             corpus.places.extend((len(corpus.ids), place) for place in windows(length, window, stride))
+            corpus.numbers.append(number)
             corpus.ids.append(np.array([prefix, *ids], dtype=np.int32))
             corpus.bytes.append(len(text.encode()))
             corpus.words.append(count_words(text))

@@ -167,10 +167,19 @@ def _results(
 
 
 def _corpus(title: str, measured: dict[str, Measured]) -> dict[str, Any]:
+    """A text's figures, of the documents in which every tokenizer finds a token: some drop what others keep."""
+    import numpy as np
+
     from components.evaluate.figures import compare
 
-    scores: dict[str, Scores] = {name: given.corpora[title] for name, given in measured.items()}
-    return {**measured["tuned"].documents[title], **compare(scores)}
+    common = set.intersection(*(set(given.numbers[title]) for given in measured.values()))
+    scores: dict[str, Scores] = {
+        name: given.corpora[title].select(np.isin(given.numbers[title], list(common)))
+        for name, given in measured.items()
+    }
+    counts = measured["tuned"].documents[title]
+    empty = counts["documents"] + counts["empty_documents"] - len(common)
+    return {**counts, "documents": len(common), "empty_documents": empty, **compare(scores)}
 
 
 def _questions(compared: list[Subject], texts: dict[str, dict[str, Any]], wanted: int) -> list[dict[str, Any]]:

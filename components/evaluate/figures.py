@@ -17,7 +17,8 @@ def compare(scores: dict[str, Scores]) -> dict[str, Any]:
     Returns:
         models: the figures by model, with perplexity_interval; tuned_minus: the interval of the paired difference in
         perplexity by other model; tuned_over: the ratio of bits per byte with its paired interval, likewise.
-        Intervals are None where there are fewer than two records, or an end is more than float64 can hold.
+        Intervals are None where there are fewer than two records, or an end is more than float64 can hold; a ratio is
+        None where the other model is certain of every token, as one may be of a few learnt answers, and tuned is not.
     """
     draws = dict(zip(scores, bootstrap(list(scores.values())), strict=True))
     several = len(next(iter(scores.values())).nll) > 1
@@ -28,9 +29,11 @@ def compare(scores: dict[str, Scores]) -> dict[str, Any]:
             ends = interval(values) if several else None
         return ends if ends and np.isfinite(ends).all() else None
 
-    with np.errstate(over="ignore", invalid="ignore"):  # a model that diverged has perplexities beyond float64
+    # a model that diverged has perplexities beyond float64, and one that is certain of every token has no NLL
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         perplexities = {name: np.exp(drawn.nll / drawn.tokens) for name, drawn in draws.items()}
         minus = {name: perplexities["tuned"] - perplexities[name] for name in others}
+        over = {name: draws["tuned"].nll / draws[name].nll for name in others}
 
     return {
         "models": {
@@ -41,8 +44,8 @@ def compare(scores: dict[str, Scores]) -> dict[str, Any]:
         "tuned_over": {
             # the bytes are the same for both, so the ratio of bits per byte is that of the NLLs
             name: {
-                "bits_per_byte_ratio": float(scores["tuned"].nll.sum() / scores[name].nll.sum()),
-                "interval": between(draws["tuned"].nll / draws[name].nll),
+                "bits_per_byte_ratio": _ratio(float(scores["tuned"].nll.sum()), float(scores[name].nll.sum())),
+                "interval": between(over[name]),
             }
             for name in others
         },
@@ -112,12 +115,18 @@ def _worst_groups(scores: dict[str, Scores], ids: Sequence[str], groups: list[st
                 "records": int(chosen.sum()),
                 "nll_per_token": float(part.nll.sum() / part.tokens.sum()),
                 "gain": float((before.nll.sum() - part.nll.sum()) / part.tokens.sum()),
-                "share_of_nll": float(part.nll.sum() / tuned.nll.sum()),
+                "share_of_nll": float(part.nll.sum() / (tuned.nll.sum() or 1)),
                 "share_of_tokens": float(part.tokens.sum() / tuned.tokens.sum()),
                 "worst": [ids[index] for index in order if chosen[index]][:WORST],
             }
         )
     return sorted(found, key=lambda entry: (-entry["nll_per_token"], entry["group"]))
+
+
+def _ratio(tuned: float, other: float) -> float | None:
+    if other:
+        return tuned / other
+    return None if tuned else 1.0
 
 
 def _order(scores: Scores) -> list[int]:

@@ -40,6 +40,7 @@ class Measured:
 
     scores: "Scores"
     corpora: dict[str, "Scores"]
+    numbers: dict[str, list[int]]  # of each text: which of its documents have a token
     documents: dict[str, dict[str, int]]  # of each text: documents, empty_documents, window
     answers: list["Answer"]
     tasks: "TaskScores"
@@ -165,6 +166,7 @@ def measure(
     return Measured(
         scores=scores,
         corpora=on_corpora,
+        numbers={name: corpus.numbers for name, corpus in corpora.items()},
         documents=counts,
         answers=answers,
         tasks=_on_tasks(subject, model, tasks, batch_size) if tasks else {},

@@ -1,7 +1,7 @@
 """One rule against the figures of evaluate: passed or not, with the numbers, and what would have passed."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from components.errors import ParameterError
@@ -73,6 +73,11 @@ def _compared(rule: Rule, place: str, part: dict[str, Any], shares: dict[str, fl
     """Bits per byte on records or a text."""
     tuned, other = (part["models"][name]["bits_per_byte"] for name in ("tuned", rule.against))
     over = part["tuned_over"][rule.against]
+    if over["bits_per_byte_ratio"] is None:
+        why = f"{rule.against} is certain of every token there, and tuned is not"
+        return replace(
+            _nothing(rule, why, place), passed=False, value=tuned, other=other, reason=f"{rule.rule}: no: {why}"
+        )
     return _against(rule, place, shares, "bits_per_byte", (tuned, other), over["bits_per_byte_ratio"], over["interval"])
 
 

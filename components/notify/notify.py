@@ -47,7 +47,9 @@ def message(state: str, run_id: str, registry: str, model_name: str, ui: str) ->
     except PipelineError as error:
         print(f"notify: {error}")
     link = f" {ui.rstrip('/')}/#/runs/details/{run_id}" if ui else ""
-    return f"{model_name}: {_told(state, begun, found)} (run {run_id}){link}"[:MAX_TEXT]
+    run = f" (run {run_id}){link}"
+    told, room = f"{model_name}: {_told(state, begun, found)}", MAX_TEXT - len(run)
+    return (told if len(told) <= room else f"{told[: room - 1]}…") + run
 
 
 def _told(state: str, begun: Begun | None, found: Outcome) -> str:

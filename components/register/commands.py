@@ -4,11 +4,13 @@ import json as json_text
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from components.errors import ParameterError
 from components.register.signing import verify as verify_signature
 from components.registry import Move, Registry, Version, open_registry
+from components.sources import cache_folder
 
 
 def list_versions(*, registry: str, model_name: str, json: bool = False) -> None:
@@ -106,9 +108,11 @@ def verify(*, registry: str, model_name: str, version: str = "", public_key: str
     """
     store = _open(registry, model_name)
     chosen = _chosen(store, version)
-    folder = store.download(chosen)
-    if public_key:
-        verify_signature(folder, public_key)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=cache_folder()) as scratch:  # what was fetched before says nothing of what is there now
+        folder = store.download(chosen, Path(scratch) / "model")
+        if public_key:
+            verify_signature(folder, public_key)
     digest = chosen.tags["content_digest"]
     if json:
         _print_json({"version": chosen.number, "content_digest": digest, "signature_checked": bool(public_key)})

@@ -109,8 +109,8 @@ class Registry(ABC):
         """Points the champion alias and writes the move down."""
 
     @abstractmethod
-    def _fetch(self, version: Version) -> Path:
-        """The version's files on this machine, unchecked."""
+    def _fetch(self, version: Version, folder: Path) -> Path:
+        """The version's files on this machine, unchecked: where they are, or in the folder, fetched if need be."""
 
     def _lock(self) -> AbstractContextManager[Any]:
         """Held while something is written, where the store itself cannot keep two writers apart."""
@@ -187,22 +187,32 @@ class Registry(ABC):
             return self._point(version, reason)
 
     def previous_champion(self) -> Version:
-        """What was the champion before the present one first was.
+        """What was the champion before the present one first was; one that was deleted since is passed over.
 
         Raises:
             ParameterError: there is no champion, or none before it.
         """
-        champion = self.champion()
+        versions, moves = self.versions(), self.moves()
+        champion = next((version for version in versions if CHAMPION in version.aliases), None)
         if champion is None:
             raise ParameterError(f"{self.name} has no champion to roll back from")
-        before = next((move.previous for move in self.moves() if move.to == champion.number), "")
+        there = {version.number for version in versions}
+        first = {move.to: move.previous for move in reversed(moves)}
+        # the alias may have been set past us, in the registry's own UI: then the last one of ours was before it
+        before = first.pop(champion.number, moves[-1].to if moves else "")
+        while before and before not in there:
+            before = first.pop(before, "")
         if not before:
             raise ParameterError(f"version {champion.number} of {self.name} has no champion before it")
         return self.numbered(before)
 
-    def download(self, version: Version) -> Path:
-        """The version's model folder on this machine, its files checked against the digest that was registered."""
-        folder = self._fetch(version)
+    def download(self, version: Version, folder: Path | None = None) -> Path:
+        """The version's model folder on this machine, its files checked against the digest that was registered.
+
+        Args:
+            folder: where to put files that lie elsewhere; without it, where an earlier download of them is kept.
+        """
+        folder = self._fetch(version, folder or fetched_folder(version))
         found, registered = content_digest(folder), version.tags.get(CONTENT, "")
         if found != registered:
             raise RegistryError(

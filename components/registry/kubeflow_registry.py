@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Registry, Version, fetched_folder, files_of
+from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Registry, Version, files_of
 
 TOKEN, TOKEN_FILE = "MODEL_REGISTRY_TOKEN", "KF_PIPELINES_SA_TOKEN_PATH"  # the second as Kubeflow's own client has it
 MOVE = "champion_move."
@@ -150,14 +150,13 @@ class KubeflowRegistry(Registry):
             change = RegisteredModelUpdate(state=model.state, customProperties=properties)
             self._call(lambda client: client.update_registered_model(model.id, change))
 
-    def _fetch(self, version: Version) -> Path:
+    def _fetch(self, version: Version, folder: Path) -> Path:
         import fsspec
 
         with self._errors(f"download version {version.number}"):
             filesystem, root = fsspec.core.url_to_fs(version.source)
             if "file" in filesystem.protocol:
                 return Path(root)
-            folder = fetched_folder(version)
             for place, about in filesystem.find(root, detail=True).items():
                 target = folder / place.removeprefix(root).lstrip("/")
                 if not target.exists() or target.stat().st_size != about["size"]:

@@ -6,6 +6,7 @@ The client itself tries a server again, as MLFLOW_HTTP_REQUEST_MAX_RETRIES says.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,12 +15,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Registry, Version, fetched_folder, files_of
+from components.registry.base import CHAMPION, CONTENT, KEY, Entry, Move, Registry, Version, files_of
 from components.sources import aside
 
 MOVE, NOTE = "champion_move.", "note."
 LOCK_SECONDS = 3600
 METRICS_A_CALL = 1000  # the server's limit
+UNNAMEABLE = re.compile(r"[^\w/.\- :]")  # what MLflow takes in no name of a metric or tag, such as a task's maj@64
 LOCAL = ("file:", "/")  # sources that lie on this machine already
 THERE, MISSING = "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"  # MLflow's own codes
 
@@ -82,7 +84,7 @@ class MLflowRegistry(Registry):
             self._upload(entry.folder, run.info.run_id, path)
             self._client.set_terminated(run.info.run_id)
             _unless_there(lambda: self._client.create_registered_model(self.name))
-            figures = {name: f"{value:.6g}" for name, value in entry.metrics.items()}
+            figures = {name: f"{value:.6g}" for name, value in _named(entry.metrics).items()}
             tags = {**figures, **entry.tags, KEY: entry.key, CONTENT: content}
             source = f"{run.info.artifact_uri}/{path}"
             self._client.create_model_version(self.name, source, run.info.run_id, tags=tags)
@@ -95,7 +97,7 @@ class MLflowRegistry(Registry):
         run = begun[0] if begun else self._client.create_run(experiment, tags={KEY: entry.key, **entry.tags})
         for name, value in entry.configuration.items():
             self._client.log_param(run.info.run_id, name, value)
-        for name, number in entry.metrics.items():
+        for name, number in _named(entry.metrics).items():
             self._client.log_metric(run.info.run_id, name, number)
         self._log_curves(run, entry.curves)
         return run
@@ -143,13 +145,12 @@ class MLflowRegistry(Registry):
             self._client.set_registered_model_alias(self.name, CHAMPION, move.to)
             self._client.set_registered_model_tag(self.name, f"{MOVE}{move.at}", said)
 
-    def _fetch(self, version: Version) -> Path:
+    def _fetch(self, version: Version, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
         with self._errors(f"download version {version.number}"):
             if version.source.startswith(LOCAL):
                 return Path(download_artifacts(artifact_uri=version.source, tracking_uri=self.address))
-            folder = fetched_folder(version)
             if not folder.exists():
                 partial = aside(folder)
                 partial.mkdir(parents=True, exist_ok=True)
@@ -185,6 +186,10 @@ class MLflowRegistry(Registry):
             aliases=[alias for alias, number in aliases.items() if str(number) == str(found.version)],
             created=int(found.creation_timestamp),
         )
+
+
+def _named(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {UNNAMEABLE.sub("_", name): value for name, value in metrics.items()}
 
 
 def _put(came: Path, folder: Path) -> None:

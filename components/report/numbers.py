@@ -27,4 +27,5 @@ def percent(share: float, interval: Sequence[float] | None = None) -> str:
 
 def change(over: dict[str, Any]) -> str:
     """How far bits per byte are above another model's, from the ratio that evaluate gives."""
-    return percent(over["bits_per_byte_ratio"] - 1, over["interval"] and [end - 1 for end in over["interval"]])
+    ratio, ends = over["bits_per_byte_ratio"], over["interval"]
+    return NOTHING if ratio is None else percent(ratio - 1, ends and [end - 1 for end in ends])

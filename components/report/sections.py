@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from components import __version__, code_digest
-from components.report.numbers import NOTHING, figure, percent
+from components.report.numbers import NOTHING, change, figure, percent
 from components.report.plots import Bars, bars, length_histogram, lines, own_ids
 
 MOST_BARS = 20  # a plot shows
@@ -44,7 +44,7 @@ def headline(
     for name, over in figures.get("tuned_over", {}).items():
         ends = over["interval"]
         note = f"95 %: {ends[0] - 1:+.1%} to {ends[1] - 1:+.1%}" if ends else "less is better"
-        rows.append((f"bits per byte against {name}", percent(over["bits_per_byte_ratio"] - 1), note))
+        rows.append((f"bits per byte against {name}", change({**over, "interval": None}), note))
     rows.append(("records trained on", f"{sides['train']:,}", f"{training['tokens']:,} tokens in all"))
     if hours := training.get("accelerator_hours"):
         unit = "CPU process-hours" if training["device"] == "cpu" else "accelerator-hours"
@@ -111,7 +111,13 @@ def drawings(
     removed = {**data["removed"], **tokens["removed"], **sides["removed"]}
     reasons = {"rejected": data["rejected"], "removed": removed}
     return {
-        "groups": _present("groups", [_group(title, groups) for title, groups in _groupings(figures).items()]),
+        "groups": _present(
+            "groups",
+            [
+                _group(title, groups, len(figures.get("groups", {}).get(title, ())))
+                for title, groups in _groupings(figures).items()
+            ],
+        ),
         "training": _present(
             "training",
             [
@@ -160,7 +166,7 @@ def _groupings(figures: dict[str, Any]) -> dict[str, dict[str, Bars]]:
         grouping: {
             name: {
                 group: (part["models"][name]["perplexity"], part["models"][name].get("perplexity_interval"))
-                for group, part in groups.items()
+                for group, part in _largest(groups).items()
                 if part["models"].get(name, {}).get("perplexity") is not None
             }
             for name in figures["models"]
@@ -170,8 +176,15 @@ def _groupings(figures: dict[str, Any]) -> dict[str, dict[str, Bars]]:
     }
 
 
-def _group(title: str, groups: dict[str, Bars]) -> tuple[str, str]:
-    return f"Perplexity by {title} for each model", bars("perplexity", groups, least=1.0)
+def _largest(groups: dict[str, Any]) -> dict[str, Any]:
+    """Those with most records, in their order: a folder of files has a source a file, and a plot no room for all."""
+    kept = set(sorted(groups, key=lambda name: -groups[name]["records"])[:MOST_BARS])
+    return {name: part for name, part in groups.items() if name in kept}
+
+
+def _group(title: str, groups: dict[str, Bars], count: int) -> tuple[str, str]:
+    shown = f", the {MOST_BARS} of {count} with most records" if count > MOST_BARS else ""
+    return f"Perplexity by {title} for each model{shown}", bars("perplexity", groups, least=1.0)
 
 
 def _shift(name: str, part: dict[str, Any]) -> tuple[str, str]:

@@ -230,6 +230,7 @@ def test_a_champion_without_a_profile_is_said_to_have_none(
         ),
         (2 * "- {rule: a, metric: length_psi, at_most: 1}\n", "two rules have the name 'a'"),
         ("a: [", "is not YAML"),
+        ("- rule: 2026-02-30", "is not YAML: day is out of range for month"),
     ],
 )
 def test_rules_that_nobody_can_judge_by_are_named(tmp_path: Path, content: str, message: str) -> None:

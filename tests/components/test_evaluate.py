@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.normalizers import Replace, Sequence
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from components.errors import DataError, ModelError, PipelineError
 from components.evaluate.by_hand import evaluate as by_hand
 from components.evaluate.evaluate import evaluate
-from components.evaluate.figures import compare, errors, length_bucket, worst
+from components.evaluate.figures import compare, errors, grouped, length_bucket, worst
 from components.evaluate.generation import Answer, answer, rates
 from components.gate.gate import REJECTED, gate
 from components.models import load_model
 from components.perplexity import Scores, score
-from components.records import read_json, read_table, write_json
+from components.records import file_digest, read_json, read_table, write_json
 from components.rendering import Renderer, load_tokenizer
 from components.templates import apply_template
 from tests.conftest import make_record, write_jsonl
@@ -104,6 +105,21 @@ def test_a_perplexity_that_no_number_can_hold_is_none() -> None:
     assert one.figures()["perplexity"] == pytest.approx(math.e)
 
 
+def test_a_model_that_is_certain_of_every_token_is_compared(tmp_path: Path) -> None:
+    """A champion may have learnt a group's few answers by heart: in float32 their NLL is 0."""
+    counts = {"tokens": np.array([2, 2]), "bytes": np.array([3, 3]), "words": np.array([1, 1])}
+    scores = {
+        name: Scores(nll=np.array(nll), **counts)
+        for name, nll in {"base": [4.0, 6.0], "tuned": [0.5, 0.0], "champion": [0.0, 0.0]}.items()
+    }
+    groups = grouped(scores, {"category": ["a", "b"]})["category"]
+    assert groups["a"]["tuned_over"]["champion"] == {"bits_per_byte_ratio": None, "interval": None}
+    assert groups["b"]["tuned_over"]["champion"] == {"bits_per_byte_ratio": 1.0, "interval": None}
+    certain = errors({"base": scores["base"], "tuned": scores["champion"]}, ["1", "2"], {"category": ["a", "b"]})
+    assert [entry["share_of_nll"] for entry in certain["category"]] == [0.0, 0.0]
+    write_json(tmp_path / "written.json", [groups, compare(scores), certain])
+
+
 def test_the_bootstrap_is_paired_seeded_and_covers_the_figure() -> None:
     generator = np.random.default_rng(5)
     tokens = generator.integers(5, 60, size=200)
@@ -150,12 +166,19 @@ def test_a_model_that_diverged_is_measured_and_rejected(
     assert judged["verdict"] == REJECTED
 
 
-def registered(stories: Path, folder: Path, **config: int) -> dict[str, str]:
-    """The base model with its own tokenizer as champion, as evaluate is told of one: other tokens, same bytes."""
+def registered(stories: Path, folder: Path, drops: str = "", **config: int) -> dict[str, str]:
+    """The base model with its own tokenizer as champion, as evaluate is told of one: other tokens, same bytes.
+
+    Args:
+        drops: what its normalizer takes out of a text.
+    """
     from components.registry import Entry, open_registry
 
     bare = load_tokenizer(stories)
     bare.chat_template = "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}"
+    if drops:
+        own = bare.backend_tokenizer.normalizer
+        bare.backend_tokenizer.normalizer = Sequence([Replace(drops, ""), *([own] if own else [])])
     bare.save_pretrained(folder / "other")
     model = AutoModelForCausalLM.from_pretrained(stories)
     model.config.update(config)
@@ -193,6 +216,17 @@ def test_a_champion_with_another_tokenizer_is_measured_on_the_same_records(
     assert result["generation"]["prompts"] == 2
     assert set(result["generation"]["models"]) == {"base", "tuned", "champion"}
     assert result["too_long"] == {}
+
+
+def test_a_document_that_a_champions_tokenizer_drops_is_scored_for_nobody(
+    trained: Path, stories: Path, tmp_path: Path
+) -> None:
+    champion = registered(stories, tmp_path, drops="\u200b")
+    text = write_jsonl(tmp_path / "text.jsonl", [{"text": text} for text in ("Once upon", "\u200b", "", "a time")])
+    corpora = {"text": {"uri": str(text), "digest": file_digest(text)}}
+    found = evaluated(trained, stories, tmp_path, **champion, corpora=corpora, prompts=0)["corpora"]["text"]
+    assert (found["documents"], found["empty_documents"]) == (2, 2)
+    assert found["models"]["tuned"]["target_tokens"] == found["models"]["champion"]["target_tokens"]
 
 
 def test_records_that_a_champion_cannot_take_are_left_out_for_everybody(

@@ -215,9 +215,22 @@ def test_a_fallen_task_is_told_with_its_numbers(tmp_path: Path) -> None:
     assert none["rules"][1]["reason"] == "reads: not judged, acc of base is 0, of which there are no shares"
 
 
+def test_a_champion_that_is_certain_of_every_token_is_not_replaced_by_one_that_is_not(tmp_path: Path) -> None:
+    content = evaluation(champion=0.5)
+    content["models"]["champion"]["bits_per_byte"] = 0.0
+    content["tuned_over"]["champion"] = {"bits_per_byte_ratio": None, "interval": None}
+    verdict = run(tmp_path, content)
+    assert verdict["verdict"] == "rejected"
+    assert (
+        verdict["reasons"][1]
+        == "as good as the champion: no: champion is certain of every token there, and tuned is not"
+    )
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
+        ("- rule: 2026-02-30", "rules.yaml is not YAML: day is out of range for month"),
         ("- rule: [", "rules.yaml is not YAML: "),
         ("rule: better", "must be a list of rules"),
         ([BETTER, {"against": "base"}], "entry 2 must be a mapping with a name behind `rule:`"),

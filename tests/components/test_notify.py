@@ -115,6 +115,15 @@ def test_a_rejected_model_is_told_with_the_rules_that_it_broke(receiver: Receive
     assert receiver.messages == [{"text": f"faq: {told_text}"}]
 
 
+def test_a_message_that_is_too_long_loses_reasons_and_not_the_run(receiver: Receiver, store: Registry) -> None:
+    begin(store, "run-1", begun())
+    reject(store, "r1", "1:k", [f"rule {number}: no: {'x' * 400}" for number in range(10)])
+    told(store, ui="https://kubeflow.example.org")
+    text = receiver.messages[0]["text"]
+    assert len(text) == 3000
+    assert text.endswith("x… (run run-1) https://kubeflow.example.org/#/runs/details/run-1")
+
+
 def test_a_rejected_model_whose_run_fails_for_it_is_told_as_that(receiver: Receiver, store: Registry) -> None:
     begin(store, "run-1", begun())
     reject(store, "r1", "", ["worse"])

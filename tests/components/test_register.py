@@ -331,6 +331,20 @@ def test_a_champion_is_rolled_back_and_promoted_again(
     assert ask("rollback", "--version=1", "--reason=no")[0] == 0
 
 
+def test_a_rollback_knows_what_was_done_past_us(
+    arguments: dict[str, Any], address: str, ask: Callable[..., tuple[int, str, str]]
+) -> None:
+    """In MLflow's own UI: an alias that was set there, and a version that was deleted."""
+    three_versions(arguments)
+    overtaken = {**arguments, "run_digest": "r4", "champion": "1:old"}
+    assert register(**overtaken)["aliases"] == []
+    client = MlflowClient(tracking_uri=address, registry_uri=address)
+    client.set_registered_model_alias("faq", "champion", "4")
+    assert ask("rollback", "--reason=not this one")[1].startswith("champion of faq: version 3, was 4;")
+    client.delete_model_version("faq", "2")
+    assert ask("rollback", "--reason=nor this")[1].startswith("champion of faq: version 1, was 3;")
+
+
 @pytest.mark.parametrize(
     ("command", "changes", "said"),
     [

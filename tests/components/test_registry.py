@@ -12,12 +12,16 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
+from components.cli import choose
 from components.errors import ParameterError, RegistryError
+from components.register.commands import COMMANDS
 from components.registry import Entry, Registry, check_address, kubeflow_registry, open_registry
 from tests.http_fakes import KubeflowServer, Proxy, serving
 
@@ -243,6 +247,37 @@ def test_what_a_server_keeps_is_fetched_once(
     assert store.download(version) == place
     assert (place / "model.safetensors").stat().st_ino == before
     assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+
+def test_verify_reads_what_the_registry_holds_now(
+    kubeflow: KubeflowServer,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And not what was fetched before."""
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    with serving(kubeflow.handler()) as place:
+        address = f"kubeflow://{place}?artifacts=memory://verified"
+        store = open_registry(address, "m")
+        version, _ = store.register(entry(folder))
+        words = ["verify", f"--registry={address}", "--model_name=m"]
+        kept = store.download(version)
+        assert choose(COMMANDS, prog="register", argv=words) == 0
+        fsspec.filesystem("memory").pipe_file(f"{version.source}/model.safetensors", b"another")
+        assert choose(COMMANDS, prog="register", argv=words) == 1
+        refused = f"the files of version {version.number} are not those that were registered"
+        assert refused in capsys.readouterr().err
+        assert store.download(version) == kept, "what is loaded from the cache is what was registered"
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["registry"]
+
+
+def test_a_metric_of_any_name_is_registered(store: Registry, folder: Path) -> None:
+    """Such as lm-evaluation-harness's own filter maj@64; MLflow takes few characters."""
+    named = replace(entry(folder), metrics={"tuned_gsm8k_exact_match_maj@64": 0.25})
+    version, _ = store.register(named)
+    assert {"0.25"} == {value for name, value in version.tags.items() if name.startswith("tuned_gsm8k_exact_match_maj")}
 
 
 def register_elsewhere(address: str, name: str, folder: Path, numbers: Any) -> None:

@@ -196,6 +196,21 @@ def test_loss_lengths_rejects_and_categories_each_have_a_drawing(tmp_path: Path)
     }
 
 
+def test_of_very_many_groups_the_largest_are_drawn(tmp_path: Path) -> None:
+    """A folder of files has a source a file."""
+    content = inputs()
+    models = content["evaluation"]["models"]
+    content["evaluation"]["groups"] = {
+        "category": {"open_qa": {"records": 600, "models": models}},
+        "source": {f"{name:03}.md": {"records": 1 + name % 30, "models": models} for name in range(600)},
+    }
+    page = Page(write_page(tmp_path, content))
+    assert page.drawings["Perplexity by source for each model, the 20 of 600 with most records"] == 1
+    assert page.drawings["Perplexity by category for each model"] == 1
+    drawn = [word for word in page.text.split() if word.endswith(".md")]
+    assert drawn == [f"{name:03}.md" for name in range(29, 600, 30)]
+
+
 def test_drawings_name_what_they_show(tmp_path: Path) -> None:
     text = Page(write_page(tmp_path, inputs())).text
     for shown in ("optimizer step", "held out", "dropped from 512 tokens", "1 records are longer than shown"):

@@ -95,7 +95,7 @@ class Play:
         for place, step in enumerate(self.names[: self.done + 1]):
             begun = place < self.done
             if not begun and run["state"] not in ("RUNNING", "CANCELED"):
-                return
+                break
             state = "SUCCEEDED" if begun else {"RUNNING": "RUNNING"}.get(run["state"], "FAILED")
             state = "FAILED" if begun and step == self.fails_at else state
             path = f"{workflow}.root.{'.'.join((*self.groups[step], step))}.executor"
@@ -109,6 +109,11 @@ class Play:
             for number in range(tries):
                 outcome = state if number == tries - 1 else "FAILED"
                 yield self._task(run, f"executor({number})", outcome, last, [], first)
+        if run["state"] == "FAILED":  # Argo omits what stands behind; KFP's word for that is 0, and not in its JSON
+            for step in self.names[self.done :]:
+                told = self._task(run, step, "", now, [])
+                del told["state"]
+                yield told
 
     def _task(
         self, run: dict[str, Any], name: str, state: str, now: str, children: list[str], begun: str = ""

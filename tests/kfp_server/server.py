@@ -9,6 +9,7 @@ kfp-server-api's own models before it is sent. Faults are put before or after th
 import functools
 import json
 import re
+import ssl
 import threading
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from email.message import Message
 from email.parser import BytesParser
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -104,19 +106,24 @@ class State:
 
 
 class Server:
-    """The API, on a port of this machine."""
+    """The API, on a port of this machine; with a certificate and its key in one file, over TLS."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         self.state, self.lock = State(), threading.RLock()
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         handler = type("Handler", (_Handler,), {"server_state": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
+        self._scheme = "https" if certificate else "http"
+        if certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate)
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_address[1]}"
 
     def close(self) -> None:
         self._http.shutdown()

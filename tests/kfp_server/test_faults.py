@@ -1,11 +1,17 @@
 """What a server and a network do to a client, and that no run is ever made twice."""
 
 import socket
+from datetime import UTC, datetime, timedelta
 from io import StringIO
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import kfp_server_api as kfp
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from pipeline.kfp_api import Api
 from pipeline.kfp_faults import KfpError, LostAnswerError
@@ -55,6 +61,45 @@ def test_a_token_without_tls_is_warned_of(monkeypatch: pytest.MonkeyPatch, capsy
     said = capsys.readouterr().err
     assert "kfp.invalid is asked without TLS" in said
     assert "a-secret" not in said
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate that nobody but itself has signed, as a server inside an organisation may have, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")]), datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = tmp_path / "own.pem"
+    path.write_bytes(private + made.public_bytes(pem))
+    return path
+
+
+def test_a_certificate_of_ones_own_is_trusted_where_it_is_named(
+    certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    server = Server(certificate)
+    try:
+        words = [*RUN, "--host", server.url, "--patience", "0"]
+        assert submit(words) == 2
+        assert "is its certificate trusted? --ca-file" in error_of(capsys)
+        assert submit([*words, "--ca-file", str(tmp_path / "none.pem")]) == 2
+        assert "none.pem' is no file" in error_of(capsys)
+        assert submit([*words, "--ca-file", str(certificate)]) == 0
+        monkeypatch.setenv("HOME", str(tmp_path))
+        profile = tmp_path / "mine.yaml"
+        profile.write_text("extends: default\nkfp: {ca_file: ~/own.pem}\n")
+        assert submit([*words, "--profile", str(profile)]) == 0
+        assert len(server.state.runs) == 2
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(

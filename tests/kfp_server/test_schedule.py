@@ -77,6 +77,13 @@ def test_applying_twice_changes_nothing_the_second_time(
     assert list(uploaded.state.recurring.values()) == made
 
 
+def test_a_description_of_several_lines_is_the_same_when_it_comes_back(uploaded: Server, written: Written) -> None:
+    block = "description: |\n      New questions\n      of the day\n\n"
+    path = str(written(("description: New questions of the day\n", block)))
+    assert schedule(["apply", path]) == 0
+    assert schedule(["diff", path]) == 0
+
+
 def test_what_the_server_is_told(uploaded: Server, written: Written) -> None:
     assert schedule(["apply", str(written())]) == 0
     faq, docs = uploaded.state.recurring.values()
@@ -342,6 +349,8 @@ BAD = {
     ("cron: 0 3 * * *", 'cron: "* * * * *"'): "line 6: cron='* * * * *': fires every 60 s",
     ("cron: 0 3 * * *", "cron: 30 2 * * *\n    time_zone: Europe/Berlin"): "when the clocks change; take another time",
     ("cron: 0 3 * * *", "cron: 0 3 * * *\n    time_zone: Europe/Berln"): "line 7: time_zone='Europe/Berln' is unknown",
+    ("experiment: retraining", "time_zone: Europe/Berln"): "line 2: time_zone='Europe/Berln' is unknown",
+    ("experiment: retraining", "version: v9"): "line 2: pipeline 'private-llm' has no version 'v9'",
     ("max_concurrency: 2", "max_concurrency: 11"): "line 12: max_concurrency=11 is not from 1 to 10",
     ("max_concurrency: 2", "max_concurrency: two"): "line 12: max_concurrency='two' must be a whole number",
     ("max_concurrency: 2", "max_concurency: 2"): "line 12: 'max_concurency' is unknown; allowed: name, cron,",

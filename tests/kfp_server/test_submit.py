@@ -134,12 +134,17 @@ def test_bad_parameters_are_one_line_and_exit_2_before_anything_is_sent(
 
 
 def test_a_bad_file_of_parameters_is_one_line(server: Server, tmp_path: Path, capsys: Captured) -> None:
-    for name, text in (("none.yaml", None), ("list.yaml", "- a\n"), ("broken.yaml", "a: [\n")):
+    texts = {"list.yaml": "- a\n", "broken.yaml": "a: [\n", "date.yaml": "a: 2026-02-30\n", "off.yaml": "pii: off\n"}
+    for name, text in {"none.yaml": None, **texts}.items():
         path = tmp_path / name
         if text:
             path.write_text(text)
         assert submit(["--params", str(path)]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+    assert error == (
+        "submit: pii=False must be text; put on, off, yes and no into quotes, YAML reads them as true or false\n"
+    )
 
 
 def test_a_dry_run_sends_nothing_and_prints_what_would_be_sent(
@@ -188,10 +193,11 @@ def test_a_failed_run_is_exit_1_and_names_the_step_and_its_log(server: Server, c
     server.state.script = lambda run: Play(run, fails_at="train")
     assert submit(["--param", "dataset=org/data", "--wait", "--poll", "0"]) == 1
     (run,) = server.state.runs
-    error = capsys.readouterr().err
-    assert error == (
+    said = capsys.readouterr()
+    assert said.err == (
         f"submit: the run failed in train: a step has failed; python -m pipeline.submit logs {run} train\n"
     )
+    assert re.search(r"^evaluate +not run$", said.out, re.MULTILINE), "what stands behind it was omitted"
 
 
 def test_waiting_can_end_before_the_run(server: Server, capsys: Captured) -> None:
@@ -248,6 +254,14 @@ def test_runs_are_listed_the_youngest_first_and_page_by_page(server: Server, cap
     assert submit(["list", "--experiment", "b"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert submit(["list", "--experiment", "none"]) == 2
+
+
+def test_a_run_whose_state_the_server_cannot_tell_is_listed(server: Server, capsys: Captured) -> None:
+    run = submitted(server)
+    del server.state.runs[run]["state"]
+    capsys.readouterr()
+    assert submit(["list"]) == 0
+    assert f"{run}  unknown " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("retried", [(), ("evaluate",)])

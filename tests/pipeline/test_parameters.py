@@ -43,6 +43,11 @@ def test_texts_become_values_over_a_profile() -> None:
         ({"precision": "fp16", "zero_stage": "0"}, "precision=fp16 is not allowed with zero_stage=0.*use zero_stage=1"),
         ({"method": "lora"}, "zero_stage=3 is not allowed with method=lora and template=dolly"),
         ({"license": 'a"b'}, "text without quotes, backslashes and line breaks"),
+        (
+            {"license": "mit\r"},
+            r"license='mit\\r' is not allowed; it must be text without quotes, .* control characters",
+        ),
+        ({"model_name": "a\tb"}, "text without quotes, backslashes and line breaks or other control characters"),
     ],
 )
 def test_a_bad_parameter_is_named(texts: dict[str, str], message: str) -> None:
@@ -55,6 +60,11 @@ def test_a_bad_parameter_is_named(texts: dict[str, str], message: str) -> None:
 def test_a_profile_with_a_value_of_the_wrong_type_is_refused(value: object) -> None:
     with pytest.raises(ParameterError, match=r"epochs=.* must be of type float"):
         Parameters.parse({}, {"epochs": value})
+
+
+def test_a_profiles_power_of_ten_is_a_number() -> None:
+    """YAML 1.1 takes 2e-4 for text, because it has no dot."""
+    assert Parameters.parse({}, {"learning_rate": "2e-4", "epochs": "1e+0"}).learning_rate == 2e-4
 
 
 def test_every_parameter_is_described_and_has_a_default_that_is_allowed() -> None:

@@ -104,6 +104,8 @@ def test_a_profile_cannot_extend_itself_or_nonsense(tmp_path: Path, text: str) -
         ("trainjob: {resources: {rdma/hca: one}}", "rdma/hca='one' must be a quantity"),
         ("storage: {scratch: much}", "scratch='much' must be a quantity"),
         ("parameters: [epochs]", "parameters must be a mapping of names to values"),
+        ("parameters: {pii: off}", "pii=False must be of type str; put on, off, yes and no into quotes"),
+        ("ui: 2026-02-30", "not YAML: day is out of range for month"),
         ("1: a\nnodes: 2", "'?(1|nodes)'? is unknown; allowed"),
     ],
 )
