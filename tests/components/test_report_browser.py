@@ -73,7 +73,8 @@ def whole() -> dict[str, Any]:
     figures = content["evaluation"]
     part = {name: figures[name] for name in ("models", "tuned_minus", "tuned_over")}
     figures["corpora"] = {"wikitext": part}
-    figures["groups"] = {"category": {"open_qa": part, "closed_qa": part}}
+    group = {"records": 9, **part}
+    figures["groups"] = {"category": {"open_qa": group, "closed_qa": group}}
     figures["generation"] = {"prompts": 4, "max_new_tokens": 96, "models": {"tuned": {"stop_rate": 0.75}}}
     score, difference = {"value": 0.568, "stderr": 0.008}, {"interval": [-0.125, -0.085]}
     acc = {"higher_is_better": True, "models": dict.fromkeys(figures["models"], score)}
