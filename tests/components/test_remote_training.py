@@ -110,13 +110,13 @@ def test_two_nodes_train_are_preempted_and_go_on(
         curves=step / "curves.json",
         metrics=step / "metrics.json",
         per_device_batch_size=1,
-        epochs=10,
+        epochs=40,  # the first loss is shown after five seconds, and then there must be more to come
         precision="fp32",
         zero_stage=2,
         gradient_checkpointing=False,
         logging_steps=1,
-        save_steps=1000,
-        eval_steps=1000,
+        save_steps=10_000,
+        eval_steps=10_000,
         num_nodes=2,
         nproc_per_node=1,
     )
@@ -138,9 +138,9 @@ def test_two_nodes_train_are_preempted_and_go_on(
     output = capsys.readouterr().out
     assert "starting again, 1 of at most 10 times" in output
     assert "train: resuming from" in output
-    assert figures["steps"] == 320
+    assert figures["steps"] == 1280
     assert figures["world_size"] == 2
     assert (model_folder(place["path"]) / "model.safetensors").is_file()
-    assert [entry["step"] for entry in read_json(config.curves) if "loss" in entry] == list(range(1, 321))
+    assert [entry["step"] for entry in read_json(config.curves) if "loss" in entry] == list(range(1, 1281))
     assert list((storage / "checkpoints").glob("*")) == []
     assert not [name for name in store.list() if name.startswith("checkpoints/")]
