@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
 from components.errors import DataError, ParameterError
 from components.records import canonical_json
 from components.sources import Pinned, check_local, local_path, pin, read_text, where
+from components.yaml_text import parse_yaml
 
 # Instruction records have the first four; conversations have messages, plain text has text.
 FIELDS = ("instruction", "context", "response", "category", "messages", "text")
@@ -50,9 +49,9 @@ def sources(dataset: str) -> list[Source]:
     if not is_list(dataset):
         return [Source(dataset=dataset)]
     try:
-        content = yaml.safe_load(read_text(dataset))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
-        raise DataError(f"dataset: {dataset} is not YAML: {' '.join(str(error).split())}") from None
+        content = parse_yaml(read_text(dataset))
+    except ValueError as error:
+        raise DataError(f"dataset: {dataset} is not YAML: {error}") from None
     entries = content.get("sources") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries or set(content) != {"sources"}:
         raise DataError(f"dataset: {dataset} must be a mapping with one list, sources")

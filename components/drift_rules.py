@@ -13,9 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.errors import ParameterError
+from components.yaml_text import parse_yaml
 
 METRICS = (
     *("length_psi", "category_psi", "source_psi", "length_js", "category_js", "source_js"),
@@ -56,9 +55,9 @@ def load_drift_rules(path: Path) -> list[DriftRule]:
         ParameterError: it is not YAML, or a rule is unknown or unclear.
     """
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
-        raise ParameterError(f"drift_rules: {path} is not YAML: {' '.join(str(error).split())}") from None
+        content = parse_yaml(path.read_bytes())
+    except ValueError as error:
+        raise ParameterError(f"drift_rules: {path} is not YAML: {error}") from None
     if not isinstance(content, list) or not content:
         raise ParameterError(f"drift_rules: {path} must be a list of rules, each beginning with `- rule: its name`")
     rules = [_rule(entry, place) for place, entry in enumerate(content, start=1)]

@@ -291,6 +291,12 @@ def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Re
         yield from file.iter_batches(batch_size=ROW_GROUP, columns=columns)
 
 
+def column_names(path: Path) -> list[str]:
+    """The names of a Parquet file's columns, from its footer. Raises DataError when it is none."""
+    with _parquet(path) as file:
+        return list(file.schema_arrow.names)
+
+
 def count_rows(path: Path) -> int:
     """The number of rows, from the file's footer."""
     with _parquet(path) as file:

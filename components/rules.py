@@ -26,9 +26,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.errors import ParameterError
+from components.yaml_text import parse_yaml
 
 MODELS = ("base", "champion")
 SHARES = ("min_improvement", "max_regression")
@@ -109,9 +108,9 @@ def load_rules(path: Path, corpora: Collection[str], tasks: Collection[str] = ()
         ParameterError: it is not YAML, or a rule is unknown, unclear or names a text or task that is not there.
     """
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
-        raise ParameterError(f"gate_rules: {path} is not YAML: {' '.join(str(error).split())}") from None
+        content = parse_yaml(path.read_bytes())
+    except ValueError as error:
+        raise ParameterError(f"gate_rules: {path} is not YAML: {error}") from None
     if not isinstance(content, list):
         raise ParameterError(f"gate_rules: {path} must be a list of rules, each beginning with `- rule: its name`")
     rules = [_rule(entry, place) for place, entry in enumerate(content, start=1)]

@@ -14,6 +14,7 @@ from components.corpora import RESERVED
 from components.errors import DataError, ParameterError
 from components.records import canonical_json, digest
 from components.sources import Pinned, fetch, pin
+from components.yaml_text import parse_yaml
 
 NAME = re.compile(r"^[\w.+-]+$", re.ASCII)
 HARNESS = "lm_eval"  # the package
@@ -86,9 +87,9 @@ def names_in(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.rglob("*.yaml")):
         try:
-            content: Any = yaml.load(path.read_bytes(), _TaskFile)  # noqa: S506  # a safe loader, see above
-        except yaml.YAMLError as error:
-            raise DataError(f"evaluation_tasks: {path} is not YAML: {' '.join(str(error).split())}") from None
+            content: Any = parse_yaml(path.read_bytes(), _TaskFile)
+        except ValueError as error:
+            raise DataError(f"evaluation_tasks: {path} is not YAML: {error}") from None
         if isinstance(content, dict) and isinstance(content.get("task"), str):
             found.append(content["task"])
     if not found:

@@ -6,13 +6,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.corpora import parse_corpora
 from components.errors import ParameterError
 from components.sources import where
 from components.tasks import is_folder, parse_tasks
 from components.templates import TEMPLATES
+from components.yaml_text import parse_yaml
 from pipeline.parameters import PLACES, QUOTED, Parameters
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -32,11 +31,11 @@ def read_file(path: Path) -> dict[str, Any]:
         ParameterError: no such file, or it holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParameterError(f"--params {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
-        raise ParameterError(f"--params {path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ParameterError(f"--params {path}: not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ParameterError(f"--params {path}: must be a mapping of parameters to values")
     return content
@@ -108,9 +107,9 @@ def _typed(name: str, value: Any, kind: str, text: bool) -> Any:
     types, words = KINDS[kind]
     if text and kind != "STRING":
         try:
-            value = yaml.safe_load(value)
+            value = parse_yaml(value)
             value = float(value) if kind == "NUMBER_DOUBLE" and isinstance(value, str) else value  # 5e-6
-        except (yaml.YAMLError, ValueError):
+        except ValueError:
             raise ParameterError(f"{name}={value!r} must be {words}") from None
     if not text and kind == "NUMBER_DOUBLE" and isinstance(value, str):  # YAML 1.1 takes 5e-6 for text
         try:

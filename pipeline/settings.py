@@ -7,11 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-
 from components.errors import ParameterError
 from components.sources import cache_folder
 from components.train.trainjob import QUANTITY, JobSettings, settings_as_values
+from components.yaml_text import parse_yaml
 from pipeline.endpoint import Endpoint
 from pipeline.parameters import Parameters
 
@@ -271,11 +270,11 @@ def _read(profile: str, folder: Path, above: tuple[Path, ...] = ()) -> tuple[dic
     if not path.is_file():
         raise ParameterError(f"profile {profile!r} is neither a file nor one of {', '.join(shipped)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = parse_yaml(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ParameterError(f"profile {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date that there is not
-        raise ParameterError(f"profile {path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ParameterError(f"profile {path}: not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ParameterError(
             f"profile {path}: must be a mapping of {', '.join(entry.name for entry in fields(Settings))}"

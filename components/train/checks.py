@@ -5,11 +5,9 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from components.errors import DataError, ParameterError
 from components.models import load_config, max_positions
+from components.records import column_names
 from components.rendering import load_tokenizer
 from components.train.config import NO_NEW_TOKENS, TrainConfig
 from components.train.rows import COLUMNS, Rows
@@ -33,12 +31,10 @@ def check_inputs(config: TrainConfig, base_model: Path) -> None:
 def check_table(side: str, path: Path) -> None:
     """Raises DataError when a side is no table of token rows."""
     try:
-        missing = [name for name in COLUMNS if name not in pq.read_schema(path).names]
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
+        found = column_names(path)
+    except DataError as error:
         raise DataError(f"{side}: {path} is no Parquet file; give the {side} rows that split wrote") from error
-    if missing:
+    if missing := [name for name in COLUMNS if name not in found]:
         raise DataError(f"{side}: {path} has no {', '.join(missing)}; give the {side} rows that split wrote")
 
 

@@ -92,6 +92,7 @@ def test_a_folder_is_pinned_by_its_bytes_and_not_by_its_place(tasks: Path, tmp_p
     [
         ("a.txt", "", "has no YAML file with a line `task: NAME`"),
         ("a.yaml", "task: [", "a.yaml is not YAML"),
+        ("a.yaml", "task: 2026-02-30", "a.yaml is not YAML: day is out of range for month"),
         ("a.yaml", "- task: x", "has no YAML file with a line"),
     ],
 )
