@@ -271,10 +271,10 @@ class Launcher:
         hours = self._settings.max_runtime_hours if is_running else self._settings.max_wait_hours
         if lasted <= hours * self._cluster.pace.hour:
             return
+        why = f"; last heard: {self._reason}" if self._reason else ""
         self._cluster.delete_job(self._name, self._metadata["uid"], wait=False)
         if is_running:
             raise ClusterError(f"TrainJob {self._name} ran for more than {hours} h (max_runtime_hours) and is deleted")
-        why = f"; last heard: {self._reason}" if self._reason else ""
         raise ClusterError(f"TrainJob {self._name} waited for more than {hours} h (max_wait_hours) and is deleted{why}")
 
     def _explain(self, ended: Outcome, attempt: int) -> str:

@@ -22,7 +22,7 @@ class Watched:
 
     Args:
         changed: notified whenever something was reported.
-        seen: called with each object that was listed or reported.
+        seen: called with each object, and again when it has changed.
         remembers: whether ever() is asked for; what has gone is kept for it.
     """
 
@@ -71,15 +71,21 @@ class Watched:
         try:
             for kind, content in self._listing.follow(self._stop):
                 with self._changed:
+                    news = self._news(kind, content)
                     self._take(kind, content)
                     self._changed.notify_all()
-                for entry in content if kind == "LISTED" else [content]:
+                for entry in news:
                     self._seen(entry)
         except Exception as error:  # raised by now(); a watch that ended unnoticed would leave its launcher blind
             told = error if isinstance(error, ClusterError) else ClusterError(f"cannot follow the cluster: {error!r}")
             with self._changed:
                 self._error = told
                 self._changed.notify_all()
+
+    def _news(self, kind: str, content: Any) -> list[dict[str, Any]]:
+        """Of what was listed or reported that which was not known; what goes away, as events do in time, is none."""
+        entries = {"LISTED": content, "DELETED": []}.get(kind, [content])
+        return [entry for entry in entries if entry != self._objects.get(entry["metadata"]["uid"])]
 
     def _take(self, kind: str, content: Any) -> None:
         gone = {}

@@ -12,7 +12,7 @@ class Nodes:
     """Plays the rest of the cluster behind the API."""
 
     def __init__(self, server: Server) -> None:
-        self.server = server
+        self.server, self._unread = server, ""
         own = {"name": OWN_POD, "labels": {"pipeline/runid": "run-1"}}
         server.put("pods", {"metadata": own, "spec": {}, "status": {"phase": "Running"}})
 
@@ -28,6 +28,18 @@ class Nodes:
 
         job: Thing = self.server.wait(found)
         return job
+
+    def hear(self, text: str) -> None:
+        """The launcher prints."""
+        with self.server.changed:
+            self._unread += text
+            self.server.changed.notify_all()
+
+    def until(self, words: str) -> None:
+        """Waits until the launcher prints these words, after those that were waited for before."""
+        self.server.wait(lambda: words in self._unread)
+        with self.server.changed:
+            _, _, self._unread = self._unread.partition(words)
 
     def pods(self, job: Thing, restart: int = 0) -> list[str]:
         """Makes the job's pods; returns their names."""

@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
-from typing import Any
+from typing import Any, TextIO, cast
 
 from kubernetes import client
 
@@ -30,9 +31,9 @@ TRAINING = Training(
     pipeline="private-llm",
     task_config={"resources": {"limits": {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "8"}}},
 )
-# Two hundred times as fast as a cluster: ten minutes are three seconds.
+# Two hundred times as fast as a cluster: ten minutes are three seconds. What only a stalled machine needs is not.
 SPEED = 0.005
-PACE = replace(Pace().scaled(SPEED), drain=5.0)
+PACE = replace(Pace().scaled(SPEED), drain=5.0, request=10.0)
 Script = Callable[[Nodes], Any]
 
 
@@ -41,6 +42,20 @@ def configuration(server: Server) -> client.Configuration:
     known = client.Configuration(host=server.url)
     known.api_key["authorization"] = f"Bearer {server.state.token}"
     return known
+
+
+class _Overheard:
+    """What is printed, for the script to wait for too."""
+
+    def __init__(self, to: TextIO, nodes: Nodes) -> None:
+        self._to, self._nodes = to, nodes
+
+    def write(self, text: str) -> int:
+        self._nodes.hear(text)
+        return self._to.write(text)
+
+    def flush(self) -> None:
+        self._to.flush()
 
 
 @contextmanager
@@ -59,7 +74,8 @@ def playing(nodes: Nodes, script: Script, seconds: float = 60) -> Iterator[None]
     thread = threading.Thread(target=play, daemon=True)
     thread.start()
     try:
-        yield
+        with redirect_stdout(cast(TextIO, _Overheard(sys.stdout, nodes))):
+            yield
     finally:
         thread.join(seconds)
         if failed:

@@ -59,7 +59,7 @@ def test_the_nodes_that_run_are_reported(nodes: Nodes, capsys: pytest.CaptureFix
     def script(nodes: Nodes) -> None:
         job = nodes.job()
         pods = nodes.start(job)
-        time.sleep(0.2)
+        nodes.until("running on 2 nodes")
         for pod in pods:
             nodes.end(pod, 0)
         nodes.finish(job)
@@ -133,7 +133,8 @@ def test_a_watch_in_which_something_else_is_said_is_begun_anew(nodes: Nodes, wor
 
     def script(nodes: Nodes) -> None:
         job = nodes.job()
-        time.sleep(0.2)  # until all watches are open
+        calls = nodes.server.state.calls
+        nodes.server.wait(lambda: len([verb for _, _, verb in calls if verb == "watch"]) >= 4)
         nodes.server.say(words)
         time.sleep(0.2)
         nodes.succeed(job)
@@ -150,12 +151,13 @@ def test_breaks_that_are_mended_do_not_add_up(nodes: Nodes, capsys: pytest.Captu
         for number in range(8):
             nodes.server.write(pods[0], f"line {number}")
             nodes.server.break_streams()
-            time.sleep(0.1)
+            nodes.until(f"line {number}")
+            time.sleep(0.25)
         for pod in pods:
             nodes.end(pod, 0)
         nodes.finish(job)
 
-    run_launcher(nodes, script, pace=replace(PACE, patience=0.3))
+    run_launcher(nodes, script, pace=replace(PACE, patience=1.5))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("line")]
     assert lines == [f"line {number}" for number in range(8)]
 
@@ -165,7 +167,7 @@ def test_an_api_that_is_away_for_ten_minutes(nodes: Nodes, capsys: pytest.Captur
         job = nodes.job()
         pods = nodes.start(job)
         nodes.server.write(pods[0], "before")
-        time.sleep(0.2)
+        nodes.until("before")
         nodes.server.state.away = True
         nodes.server.write(pods[0], "during")
         time.sleep(600 * SPEED)
@@ -231,13 +233,14 @@ def test_a_log_may_be_silent_for_longer_than_the_api_may_be_away(
         job = nodes.job()
         pods = nodes.start(job)
         nodes.server.write(pods[0], "before")
-        time.sleep(1)
+        nodes.until("before")
+        time.sleep(3)
         nodes.server.write(pods[0], "after")
         for pod in pods:
             nodes.end(pod, 0)
         nodes.finish(job)
 
-    run_launcher(nodes, script, pace=replace(PACE, watch=0.1, patience=0.3))
+    run_launcher(nodes, script, pace=replace(PACE, watch=0.5, patience=1.5))
     output = capsys.readouterr().out.splitlines()
     assert [line for line in output if not line.startswith("train:")] == ["before", "after"]
 
@@ -492,6 +495,12 @@ def suspend(nodes: Nodes, job: Thing, value: bool) -> None:
     nodes.server.put("trainjobs", job | changed)
 
 
+def unschedulable(status: Thing) -> None:
+    text = "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
+    told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}
+    status.update(conditions=[told], containerStatuses=[])
+
+
 def test_what_a_job_waits_for_is_shown_once_and_told_in_the_end(
     nodes: Nodes, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -504,49 +513,71 @@ def test_what_a_job_waits_for_is_shown_once_and_told_in_the_end(
         waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "train:1"'}
         image = [{"name": "node", "state": {"waiting": waiting}}]
         nodes.change(pod, lambda status: status.update(containerStatuses=image))
-        scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
-        text = "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
+        nodes.until("ImagePullBackOff")
         for _ in range(3):
-            nodes.change(
-                pod, lambda status: status.update(conditions=[scheduled | {"message": text}], containerStatuses=[])
-            )
+            nodes.change(pod, unschedulable)
             time.sleep(0.1)
 
     settings = JobSettings(max_wait_hours=1)
-    message = fails(nodes, script, settings=settings, pace=replace(PACE, hour=2.0))
+    message = fails(nodes, script, settings=settings, pace=replace(PACE, hour=4.0))
     assert "waited for more than 1 h (max_wait_hours) and is deleted; last heard: Unschedulable: 0/4 nodes" in message
     output = capsys.readouterr().out
     assert "Job FailedCreate: exceeded quota: gpus, requested: nvidia.com/gpu=8" in output
+    assert "ImagePullBackOff" in output
     assert output.count("4 Insufficient nvidia.com/gpu.") == 1
     assert "not ours" not in output
     assert "waiting: 0 of 2 nodes have started" in output
     assert jobs(nodes) == {}
 
 
+@pytest.mark.parametrize("again", ["listed", "expired"])
+def test_an_event_of_before_is_not_the_last_that_was_heard(nodes: Nodes, again: str) -> None:
+    """All are listed again whenever a watch ends, and each is reported again when the cluster drops it."""
+
+    def script(nodes: Nodes) -> None:
+        job = nodes.job()
+        nodes.event(f"{job['metadata']['name']}-node-0", "Job", "FailedCreate", "exceeded quota: gpus")
+        nodes.until("FailedCreate")
+        pod = nodes.pods(job)[0]
+        nodes.change(pod, unschedulable)
+        nodes.until("Unschedulable")
+        nodes.change(pod, lambda status: status.update(conditions=[]))
+        time.sleep(0.5)  # until the launcher no longer hears it from the pod
+        if again == "listed":
+            nodes.server.break_streams()
+        else:
+            nodes.server.remove("events", "event-0")
+
+    settings = JobSettings(max_wait_hours=1)
+    message = fails(nodes, script, settings=settings, pace=replace(PACE, hour=4.0))
+    assert "is deleted; last heard: Unschedulable: 0/4 nodes" in message
+
+
 def test_queueing_does_not_count_as_running(nodes: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
     def script(nodes: Nodes) -> None:
         job = nodes.job()
         suspend(nodes, job, True)
-        time.sleep(2.5)  # longer than a job may run
+        time.sleep(5)  # longer than a job may run
         suspend(nodes, job, False)
         nodes.succeed(job)
 
     settings = JobSettings(max_wait_hours=100, max_runtime_hours=1)
-    run_launcher(nodes, script, settings=settings, pace=replace(PACE, hour=2.0))
+    run_launcher(nodes, script, settings=settings, pace=replace(PACE, hour=4.0))
     assert "queued: the job is suspended until its queue admits it" in capsys.readouterr().out
 
 
 def take_back(nodes: Nodes, job: Thing) -> list[str]:
     """A queue preempts a job that runs, and admits it again after longer than a job may run; gives its new pods."""
     pods = nodes.start(job)
-    time.sleep(0.5)
+    nodes.until("running on 2 nodes")
     suspend(nodes, job, True)
+    nodes.until("queued")
     for pod in pods:
         nodes.end(pod, 75)
         nodes.server.remove("pods", pod)
-    time.sleep(2.5)
+    time.sleep(5)
     suspend(nodes, job, False)
-    time.sleep(0.2)
+    nodes.until("waiting: 0 of 2 nodes")
     return nodes.pods(job)
 
 
@@ -554,16 +585,15 @@ def test_a_job_that_its_queue_takes_back_waits_anew(nodes: Nodes, capsys: pytest
     def script(nodes: Nodes) -> None:
         job = nodes.job()
         pods = take_back(nodes, job)
-        time.sleep(0.3)
         for pod in pods:
             nodes.change(pod, lambda status: status.update(phase="Running", startTime=now()))
-        time.sleep(0.3)
+        nodes.until("running on 2 nodes")
         for pod in pods:
             nodes.end(pod, 0)
         nodes.finish(job)
 
     settings = JobSettings(max_wait_hours=100, max_runtime_hours=1)
-    run_launcher(nodes, script, settings=settings, pace=replace(PACE, hour=2.0))
+    run_launcher(nodes, script, settings=settings, pace=replace(PACE, hour=4.0))
     said = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
     states = [line.partition(":")[0].partition(" on ")[0] for line in said if line.startswith(("run", "que", "wai"))]
     assert [state for state, _ in groupby(states)][-4:] == ["running", "queued", "waiting", "running"]
