@@ -6,13 +6,12 @@ CHUNK_LOGITS logits stand in memory at a time.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from components.packing import IGNORED, flatten
+from components.packing import IGNORED, flatten, inputs_of, labelled
 
 CHUNK_LOGITS = 2**23  # 32 MiB in float32
 SLICE_LOGITS = 2**19  # 2 MiB in float32: what a CPU sums while it is in cache
@@ -22,12 +21,12 @@ def lay_out(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows of at least two tokens as one sequence, without the last token of each, from which nothing is predicted.
 
     Returns:
-        what packing.flatten makes, but with each label at the position that predicts it.
+        what packing.flatten makes, but with each label, and so each target, at the position that predicts it.
     """
     batch = flatten([{**row, "input_ids": row["input_ids"][:-1]} for row in rows])
     starts = [max(1, row["loss_start"]) for row in rows]
     labels = [[IGNORED] * (start - 1) + row["input_ids"][start:] for row, start in zip(rows, starts, strict=True)]
-    return {**batch, "labels": torch.tensor([[*chain.from_iterable(labels)]])}
+    return {**batch, **labelled(labels)}
 
 
 @torch.inference_mode()
@@ -44,9 +43,7 @@ def chunked_nll(model: Any, batch: dict[str, Any]) -> Tensor:
     Returns:
         shape (targets,), in the order of the sequence.
     """
-    labels = batch["labels"][0]
-    positions = (labels != IGNORED).nonzero()[:, 0]
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    labels, positions, inputs = batch["labels"][0], batch["targets"], inputs_of(batch)
     rows = max(1, CHUNK_LOGITS // model.get_output_embeddings().weight.shape[0])
     output = model.base_model(**inputs, use_cache=False)
     output["last_hidden_state"] = output["last_hidden_state"].to(labels.device)  # from the last GPU to the first

@@ -24,8 +24,8 @@ def flatten(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows of the tokens contract as one sequence; no rows at all give one token that is no target.
 
     Returns:
-        input_ids, position_ids and labels, each of shape (1, total tokens), labels IGNORED before loss_start; and
-        row_lengths, which attend_rows needs.
+        input_ids, position_ids and labels, each of shape (1, total tokens), labels IGNORED before loss_start; targets,
+        the places of the labels that count; and row_lengths, which attend_rows needs.
     """
     ids = [row["input_ids"] for row in rows] or [[0]]
     starts = [max(1, row["loss_start"]) for row in rows] or [1]  # nothing predicts a first token
@@ -33,9 +33,20 @@ def flatten(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "input_ids": torch.tensor([[*chain.from_iterable(ids)]]),
         "position_ids": torch.cat([torch.arange(len(row)) for row in ids])[None],
-        "labels": torch.tensor([[*chain.from_iterable(labels)]]),
         "row_lengths": [len(row) for row in ids],
+        **labelled(labels),
     }
+
+
+def labelled(rows: list[list[int]]) -> dict[str, Tensor]:
+    """Rows of labels end to end, and which of them count: found here, because on a GPU one would wait for that."""
+    labels = torch.tensor([[*chain.from_iterable(rows)]])
+    return {"labels": labels, "targets": (labels[0] != IGNORED).nonzero()[:, 0]}
+
+
+def inputs_of(batch: dict[str, Any]) -> dict[str, Any]:
+    """What a model's forward takes of a batch."""
+    return {name: value for name, value in batch.items() if name not in ("labels", "targets")}
 
 
 def target_nll(model: Any, batch: dict[str, Any]) -> Tensor:
@@ -48,10 +59,8 @@ def target_nll(model: Any, batch: dict[str, Any]) -> Tensor:
     Returns:
         shape (targets,), with the graph to the model's parameters.
     """
-    labels = batch["labels"][0]
-    targets = (labels != IGNORED).nonzero()[:, 0]
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    logits = model(**inputs, logits_to_keep=targets - 1, use_cache=False).logits[0]
+    labels, targets = batch["labels"][0], batch["targets"]
+    logits = model(**inputs_of(batch), logits_to_keep=targets - 1, use_cache=False).logits[0]
     return cross_entropy(logits.float(), labels[targets], reduction="none")
 
 
@@ -65,16 +74,14 @@ def summed_nll(model: Any, batch: dict[str, Any]) -> Tensor:
     Returns:
         a float32 scalar, with the graph to the model's parameters.
     """
-    labels = batch["labels"][0]
-    targets = (labels != IGNORED).nonzero()[:, 0]
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    labels, targets = batch["labels"][0], batch["targets"]
     module = getattr(model, "module", model)
     if not hasattr(module, HOLDS_LOSS) and len(targets):
         try_loss(model, batch)
     if not getattr(module, HOLDS_LOSS, False):
         return target_nll(model, batch).sum()
     with loss_in_head(module.get_output_embeddings(), labels[targets]):
-        total: Tensor = model(**inputs, logits_to_keep=targets - 1, use_cache=False).logits
+        total: Tensor = model(**inputs_of(batch), logits_to_keep=targets - 1, use_cache=False).logits
     return total
 
 
@@ -83,10 +90,8 @@ def try_loss(model: Any, batch: dict[str, Any]) -> None:
 
     Ranks among which ZeRO-3 divides the weights try it together, on the same batch: each pass is one for all of them.
     """
-    labels = batch["labels"][0]
-    targets = (labels != IGNORED).nonzero()[:, 0]
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    holds = can_hold_loss(model, inputs, targets - 1, labels[targets])
+    labels, targets = batch["labels"][0], batch["targets"]
+    holds = can_hold_loss(model, inputs_of(batch), targets - 1, labels[targets])
     setattr(getattr(model, "module", model), HOLDS_LOSS, holds)
 
 
@@ -134,8 +139,11 @@ def attend_rows(
 
 
 def register_attention() -> None:
-    """Makes `attn_implementation="rows"` known to transformers."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    """Makes `attn_implementation="rows"` known to transformers.
+
+    No mask is registered with it: then transformers makes none, and does not look for packed rows in the positions,
+    for which a GPU would be waited for.
+    """
+    from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, attend_rows)
-    AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)

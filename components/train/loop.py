@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from components import progress
 from components.errors import ResumableError, TrainingError
-from components.packing import IGNORED, summed_nll
+from components.packing import summed_nll
 from components.train.batches import GlobalBatches, flattened
 from components.train.board import Board
 from components.train.checkpoints import Checkpoints
@@ -219,7 +219,7 @@ class Loop:
             for step in range(self.held_out_batches.steps_per_epoch):
                 for batch in flattened(self.held_out, self.held_out_batches.micro_batches(step), self.engine.device):
                     sums[0] += summed_nll(self.engine, batch)
-                    sums[1] += (batch["labels"] != IGNORED).sum()
+                    sums[1] += len(batch["targets"])
                 if self.interruption.agreed():
                     self._stop()
         self.engine.train()

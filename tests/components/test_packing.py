@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import (
     BloomConfig,
     FalconConfig,
@@ -181,6 +183,27 @@ def test_a_model_that_also_sees_is_told_by_what_it_reads_by() -> None:
     assert keeps_rows_apart(model)
     model.config.text_config.layer_types = ["linear_attention", "full_attention"]
     assert not keeps_rows_apart(model)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what a GPU would have to be waited for: operations that need numbers, or whose shape depends on them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        by_mask = any(torch.is_tensor(entry) and entry.dtype == torch.bool for entry in tree_leaves(args))
+        waits = {aten._local_scalar_dense, aten.nonzero} | ({aten.index, aten.index_put_} if by_mask else set())
+        assert func.overloadpacket not in waits, f"{func} waits"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if attention_for(CONFIGS[name]) == "rows"])
+def test_a_step_never_waits_for_its_device(name: str, rows: list[dict[str, Any]]) -> None:
+    model, batch = build(CONFIGS[name], "rows"), flatten(rows)
+    summed_nll(model, batch)  # tries the output layer once, which may wait
+    with NoWaiting():
+        summed_nll(model, batch).backward()
+        with pytest.raises(AssertionError, match="nonzero"):
+            (batch["labels"] != 0).nonzero()
 
 
 def test_no_rows_give_a_loss_of_nothing() -> None:
