@@ -1,5 +1,7 @@
 """`python -m components.<step>`: a command line made from a step's signature and docstring."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from components.errors import PipelineError, UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(
@@ -64,4 +68,10 @@ def _exit_code(name: str, work: Callable[[], Any]) -> int:
     except PipelineError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{name}: {where}{os.strerror(error.errno)}; nothing was finished, give it more room", file=sys.stderr)
+        return PipelineError.exit_code
     return 0

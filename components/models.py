@@ -34,6 +34,10 @@ UNPACKABLE = (
     "base_model: models of type {} are not supported, because they cannot keep packed rows apart; "
     "use a decoder with full or sliding-window attention, such as Llama, GPT-NeoX, Qwen or Mistral"
 )
+BOTH_WAYS = (
+    "base_model: {} is an encoder (type {}), whose tokens see those behind them too, and so cannot write a text; "
+    "use a decoder, such as Llama, GPT-NeoX, Qwen or Mistral"
+)
 # In transformers 5.23, the first two make their masks without positions, so packed rows would see each other; the last
 # does not hand the rows' lengths on to its attention.
 NOT_APART = ("afmoe", "gpt_oss", "nemotron")
@@ -69,16 +73,29 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
     """The configuration of a folder's model.
 
     Raises:
-        ModelError: there is none, or it needs code of its own and that is not trusted.
+        ModelError: there is none, it is an encoder's, or it needs code of its own and that is not trusted.
     """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"base_model: cannot read the configuration in {folder}: {told(error, trust_remote_code)}"
         ) from error
+    if not looks_back_only(config):
+        raise ModelError(BOTH_WAYS.format(folder, config.model_type))
+    return config
+
+
+def looks_back_only(config: Any) -> bool:
+    """Whether a configuration is that of a decoder. transformers gives encoders a causal class too."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    text = config.get_text_config()
+    has_encoder = text.is_encoder_decoder or text.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    both_ways = getattr(text, "use_bidirectional_attention", None) in (True, "all")
+    return not both_ways and (not has_encoder or bool(getattr(text, "is_decoder", False)))
 
 
 def told(error: Exception, trust_remote_code: bool) -> str:

@@ -3,10 +3,12 @@
 import inspect
 import json
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,25 @@ def test_a_file_that_is_missing_is_one_line_and_exit_2(tmp_path: Path, stories: 
     assert finished.returncode == 2
     (message,) = finished.stderr.splitlines()
     assert str(tmp_path / missing) in message
+
+
+def test_a_disk_without_room_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    """A limit on a file's size stands for the disk's: both are met while writing."""
+    rows = [{"instruction": f"Question {n}?", "response": sha256(str(n).encode()).hexdigest()} for n in range(2000)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    arguments = {**_required("ingest", tmp_path), "dataset": tmp_path / "rows.jsonl"}
+    finished = subprocess.run(
+        [sys.executable, "-m", "components.ingest", *(f"--{name}={value}" for name, value in arguments.items())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, 16 << 10)),
+    )
+    assert finished.returncode == 1, finished.stderr
+    message = finished.stderr.splitlines()[-1]
+    assert message == "ingest: File too large; nothing was finished, give it more room"
+    assert "Traceback" not in finished.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
+    BertConfig,
     BloomConfig,
     FalconConfig,
     Gemma2Config,
     Gemma3Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     GptOssConfig,
@@ -25,12 +27,14 @@ from transformers import (
     PhiConfig,
     Qwen2MoeConfig,
     Qwen3Config,
+    T5Config,
+    XLMRobertaConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from components import head
 from components.errors import ModelError
-from components.models import keeps_rows_apart, load_model, max_positions
+from components.models import keeps_rows_apart, load_config, load_model, max_positions
 from components.packing import (
     HOLDS_LOSS,
     attend_rows,
@@ -40,6 +44,7 @@ from components.packing import (
     summed_nll,
     target_nll,
 )
+from components.tokenize.tokenize import default_length
 
 SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SHAPE, "intermediate_size": 64}
@@ -174,6 +179,29 @@ def test_a_model_whose_rows_would_see_each_other_is_refused(config: Any, tmp_pat
     with pytest.raises(ModelError, match=r"^base_model: .*") as error:
         load_model(tmp_path, 128, torch.float32)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(**WIDE),
+        XLMRobertaConfig(**WIDE),
+        T5Config(vocab_size=128, d_model=32, num_layers=1, num_heads=4, d_ff=32, d_kv=8),
+        Gemma3TextConfig(**FEW_HEADS, head_dim=8, use_bidirectional_attention=True),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_whose_tokens_see_those_behind_them_is_refused(config: Any, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=rf"is an encoder \(type {config.model_type}\)"):
+        load_model(tmp_path, 128, torch.float32)
+    with pytest.raises(ModelError, match="is an encoder"):
+        default_length(tmp_path)  # before anything is tokenized for it
+
+
+def test_an_encoder_that_was_made_a_decoder_is_none(tmp_path: Path) -> None:
+    BertConfig(**WIDE, is_decoder=True).save_pretrained(tmp_path)
+    assert load_config(tmp_path).model_type == "bert"
 
 
 def test_a_model_that_also_sees_is_told_by_what_it_reads_by() -> None:
