@@ -8,19 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.corpora import RESERVED
 from components.errors import DataError, ParameterError
 from components.records import canonical_json, digest
 from components.sources import Pinned, fetch, pin
-from components.yaml_text import parse_yaml
+from components.yaml_text import Loader, parse_yaml
 
 NAME = re.compile(r"^[\w.+-]+$", re.ASCII)
 HARNESS = "lm_eval"  # the package
 
 
-class _TaskFile(yaml.SafeLoader):
+class _TaskFile(Loader):
     """Reads what a task file says; a function that it names is not loaded."""
 
 

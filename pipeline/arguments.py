@@ -108,12 +108,6 @@ def _typed(name: str, value: Any, kind: str, text: bool) -> Any:
     if text and kind != "STRING":
         try:
             value = parse_yaml(value)
-            value = float(value) if kind == "NUMBER_DOUBLE" and isinstance(value, str) else value  # 5e-6
-        except ValueError:
-            raise ParameterError(f"{name}={value!r} must be {words}") from None
-    if not text and kind == "NUMBER_DOUBLE" and isinstance(value, str):  # YAML 1.1 takes 5e-6 for text
-        try:
-            value = float(value)
         except ValueError:
             raise ParameterError(f"{name}={value!r} must be {words}") from None
     if not isinstance(value, types) or (isinstance(value, bool) and kind != "BOOLEAN"):

@@ -1,7 +1,6 @@
 """The pipeline's parameters: what a person chooses per run. The KFP UI, `--param` and the README read this table."""
 
 import math
-import re
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -33,7 +32,6 @@ from components.train.config import (
 
 # What names one file or folder, or one place in a store.
 PLACES = ("dataset", "base_model", "template", "gate_rules", "drift_rules", "checkpoints", "ingest_cache")
-POWER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 QUOTED = "; put on, off, yes and no into quotes, YAML reads them as true or false"
 
 
@@ -253,12 +251,8 @@ class Parameters:
     @classmethod
     def parse(cls, texts: dict[str, str], defaults: dict[str, Any] | None = None) -> "Parameters":
         """From name=value texts of a command line, over a profile's values."""
-        return cls(
-            **{
-                **_from_yaml(cls, defaults or {}),
-                **{name: _parse(_field(cls, name), text) for name, text in texts.items()},
-            }
-        )
+        given = {name: _parse(_field(cls, name), text) for name, text in texts.items()}
+        return cls(**{_field(cls, name).name: value for name, value in (defaults or {}).items()} | given)
 
 
 def allowed(entry: "Field[Any]") -> str:
@@ -270,15 +264,6 @@ def allowed(entry: "Field[Any]") -> str:
     kind = {str: "text", int: "whole number", float: "number"}[entry.type]  # type: ignore[index]
     limits = _limits(entry)
     return f"{kind},{limits}" if limits else kind
-
-
-def _from_yaml(cls: type[Parameters], values: dict[str, Any]) -> dict[str, Any]:
-    """A profile's values; YAML 1.1 takes 2e-4, which has no dot, for text."""
-    kinds = {name: _field(cls, name).type for name in values}
-    return {
-        name: float(value) if kinds[name] is float and isinstance(value, str) and POWER.fullmatch(value) else value
-        for name, value in values.items()
-    }
 
 
 def _field(cls: type[Parameters], name: str) -> "Field[Any]":

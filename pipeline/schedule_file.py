@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import yaml
 
 from components.errors import ParameterError
+from components.yaml_text import Loader
 from pipeline.cron import Cron
 from pipeline.zones import zone_of
 
@@ -118,7 +119,7 @@ def read_schedules(path: Path) -> Schedules:
 def _root(path: Path) -> yaml.Node | None:
     try:
         with path.open(encoding="utf-8") as file:
-            return yaml.compose(file, yaml.SafeLoader)
+            return yaml.compose(file, Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise ParameterError(f"{path}: {reason}") from None
@@ -126,7 +127,7 @@ def _root(path: Path) -> yaml.Node | None:
         mark = error.problem_mark
         where = f", line {mark.line + 1}" if mark else ""
         raise ParameterError(f"{path}{where}: not YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ParameterError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 import pytest
 
 from components.errors import ParameterError
+from components.yaml_text import parse_yaml
 from pipeline.parameters import Parameters
 
 
@@ -63,8 +64,11 @@ def test_a_profile_with_a_value_of_the_wrong_type_is_refused(value: object) -> N
 
 
 def test_a_profiles_power_of_ten_is_a_number() -> None:
-    """YAML 1.1 takes 2e-4 for text, because it has no dot."""
-    assert Parameters.parse({}, {"learning_rate": "2e-4", "epochs": "1e+0"}).learning_rate == 2e-4
+    """PyYAML's 1.1 takes 2e-4 for text, because it has no dot."""
+    profile = parse_yaml("learning_rate: 2e-4\nepochs: 1e+0\nmodel_name: e5-20e4\ntest_size: 1.5e-1")
+    parameters = Parameters.parse({}, profile)
+    assert (parameters.learning_rate, parameters.epochs, parameters.test_size) == (2e-4, 1.0, 0.15)
+    assert parameters.model_name == "e5-20e4"
 
 
 def test_every_parameter_is_described_and_has_a_default_that_is_allowed() -> None:
