@@ -22,9 +22,9 @@ ALIASES = {
 # A row is a record only with one of these.
 MAIN = ("instruction", "response", "messages", "text")
 ROLES = {
-    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "bot"), "assistant"),
-    "system": "system",
+    **dict.fromkeys(("system", "developer"), "system"),
 }
 UNKNOWN = "unknown"
 SHOWN = 20  # of the columns that there are, in a message

@@ -350,6 +350,15 @@ def test_a_conversation_gives_a_record_for_each_answer(tmp_path: Path, format: s
     assert (third["history"], third["category"], second["category"]) == ("", "unknown", "sums")
 
 
+def test_roles_have_the_names_that_others_give_them(tmp_path: Path) -> None:
+    """OpenAI's newer name of the system, and OpenAssistant's of the user."""
+    names = ("developer", "prompter", "assistant", "prompter", "assistant")
+    turns = [{"role": name, "content": f"{number} words"} for number, name in enumerate(names)]
+    records = run(write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}])).records
+    roles = [[message["role"] for message in json.loads(record["history"])] for record in records]
+    assert roles == [["system"], ["system", "user", "assistant"]]
+
+
 @pytest.mark.parametrize(
     ("messages", "outcome"),
     [
@@ -357,6 +366,7 @@ def test_a_conversation_gives_a_record_for_each_answer(tmp_path: Path, format: s
         (SHAREGPT, 1),
         ([{"from": "system", "value": ""}, *SHAREGPT], 1),
         ([{"role": "Human", "content": "q"}, {"role": "model", "content": "a"}], 1),
+        ([OPENAI[0], {"role": "developer", "content": "Be short."}, *OPENAI[1:]], "wrong_role_order"),
         ([], "empty_field"),
         ([OPENAI[0]], "empty_field"),
         ([SHAREGPT[0], {"from": "gpt", "value": " "}], "empty_field"),
