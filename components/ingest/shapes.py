@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from components.errors import DataError
 from components.ingest.cleaning import BOUNDARY
-from components.records import Reject
+from components.records import Reject, Removal
 
 # Names by which a field's column is known, the first that is there; letter case does not matter.
 ALIASES = {
@@ -46,11 +46,20 @@ class Draft(NamedTuple):
     texts: Sequence[str]
     text: str  # the texts with BOUNDARY between them, which none holds
     roles: tuple[str, ...] = ()  # of those who said what was said before
+    removal: Removal | None = None  # why it is removed whatever else is done to it
 
     @classmethod
-    def of(cls, texts: Sequence[str], roles: tuple[str, ...] = ()) -> "Draft":
+    def of(cls, texts: Sequence[str], roles: tuple[str, ...] = (), removal: Removal | None = None) -> "Draft":
         """The draft of texts, joined."""
-        return cls(texts, BOUNDARY.join(texts), roles)
+        return cls(texts, BOUNDARY.join(texts), roles, removal)
+
+
+class Message(NamedTuple):
+    """What one said in a conversation."""
+
+    role: str
+    content: str
+    learned: bool  # if it is an answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,21 +219,21 @@ def _turns(messages: Any, category: str) -> list[Draft] | Reject:
         return Reject.MISSING_FIELD
     if not isinstance(messages, list):
         return Reject.WRONG_TYPE
-    said: list[dict[str, str]] = []
+    said: list[Message] = []
     for message in messages:
         read = _message(message)
         if isinstance(read, Reject):
             return read
-        if read["content"] or said or read["role"] != "system":  # an empty system message says nothing
+        if read.content or said or read.role != "system":  # an empty system message says nothing
             said.append(read)
     return _answers(said, category)
 
 
-def _answers(said: list[dict[str, str]], category: str) -> list[Draft] | Reject:
+def _answers(said: list[Message], category: str) -> list[Draft] | Reject:
     """Records of a conversation whose roles take turns, behind one system message at most."""
-    opening = int(bool(said) and said[0]["role"] == "system")
-    roles = [message["role"] for message in said]
-    texts = [message["content"] for message in said]
+    opening = int(bool(said) and said[0].role == "system")
+    roles = [message.role for message in said]
+    texts = [message.content for message in said]
     if not roles[opening:] or not all(texts):
         return Reject.EMPTY_FIELD
     if roles[opening:] != ["user", "assistant"] * ((len(roles) - opening) // 2):
@@ -232,11 +241,18 @@ def _answers(said: list[dict[str, str]], category: str) -> list[Draft] | Reject:
     turns = range(opening, len(said), 2)
     if len(turns) * sum(len(text) + FRAME for text in texts) > 2 * MAX_TURNS:  # on average a turn has half before it
         return Reject.OVER_LONG
-    return [Draft.of((*texts[: turn + 1], "", texts[turn + 1], category), tuple(roles[:turn])) for turn in turns]
+    return [
+        Draft.of(
+            (*texts[: turn + 1], "", texts[turn + 1], category),
+            tuple(roles[:turn]),
+            None if said[turn + 1].learned else Removal.NOT_LEARNED,
+        )
+        for turn in turns
+    ]
 
 
-def _message(message: Any) -> dict[str, str] | Reject:
-    """A message as role and content; ShareGPT calls them from and value."""
+def _message(message: Any) -> Message | Reject:
+    """A message; ShareGPT calls its role and content from and value."""
     if not isinstance(message, dict):
         return Reject.WRONG_TYPE
     role, content = (
@@ -255,4 +271,9 @@ def _message(message: Any) -> dict[str, str] | Reject:
     if isinstance(text, Reject):
         return text
     known = ROLES.get(role.lower())
-    return {"role": known, "content": text} if known else Reject.WRONG_ROLE_ORDER
+    if not known:
+        return Reject.WRONG_ROLE_ORDER
+    weight = message.get("weight") if known == "assistant" else None  # as OpenAI's fine-tuning has it
+    if weight is not None and (type(weight) not in (int, float) or weight not in (0, 1)):
+        return Reject.WRONG_TYPE
+    return Message(known, text, weight != 0)

@@ -321,7 +321,7 @@ def test_a_line_that_tells_excel_the_delimiter_is_no_header(tmp_path: Path, deli
     assert run(tmp_path / "rows.csv").records[0]["response"] == "a"
 
 
-OPENAI = [
+OPENAI: list[dict[str, Any]] = [
     {"role": "system", "content": " Be short. "},
     {"role": "user", "content": "One?"},
     {"role": "assistant", "content": "1"},
@@ -348,6 +348,29 @@ def test_a_conversation_gives_a_record_for_each_answer(tmp_path: Path, format: s
     assert json.loads(first["history"]) == [system]
     assert json.loads(second["history"]) == [system, *turns[1:3]]
     assert (third["history"], third["category"], second["category"]) == ("", "unknown", "sums")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "json", "parquet", "arrow", "arrows"])
+@pytest.mark.parametrize(("no", "yes"), [(0, 1), (0.0, 1.0)])
+def test_an_answer_of_no_weight_is_not_learned_but_was_said(tmp_path: Path, format: str, no: float, yes: float) -> None:
+    """As in OpenAI's fine-tuning: it stays before later answers, and is counted."""
+    said = [{"role": ("user", "assistant")[number % 2], "content": f"{number} words"} for number in range(6)]
+    first = [
+        {**message, "weight": weight} for message, weight in zip(said, (None, no, None, yes, no, None), strict=True)
+    ]
+    second = [{**message, "content": f"{message['content']} more", "weight": no} for message in said[:4]]
+    path = tmp_path / f"rows.{format}"
+    path.write_bytes(FORMATS[format]([{"messages": first}, {"messages": second}]))
+    result = run(path)
+    assert [record["response"] for record in result.records] == ["3 words", "5 words"]
+    assert [json.loads(record["history"]) for record in result.records] == [said[:2], said[:4]]
+    assert (result.counts["rows"], result.metrics["removed"], result.rejects) == (5, {"not_learned": 3}, [])
+
+
+def test_an_answer_that_is_not_learned_repeats_nothing(tmp_path: Path) -> None:
+    chats = [{"messages": [OPENAI[1], {**OPENAI[2], "weight": weight}]} for weight in (0, 1, 0)]
+    result = run(write_jsonl(tmp_path / "rows.jsonl", chats))
+    assert (len(result.records), result.metrics["removed"]) == (1, {"not_learned": 2})
 
 
 def test_roles_have_the_names_that_others_give_them(tmp_path: Path) -> None:
@@ -379,6 +402,8 @@ def test_roles_have_the_names_that_others_give_them(tmp_path: Path) -> None:
         ([{"content": "a"}], "missing_field"),
         ([{"role": "user", "content": 1}], "wrong_type"),
         ([{"role": 1, "content": "a"}], "wrong_type"),
+        *(([OPENAI[1], {**OPENAI[2], "weight": weight}], "wrong_type") for weight in (2, 0.5, -1, True, False, "0")),
+        ([{**OPENAI[1], "weight": 0}, {**OPENAI[2], "weight": None}], 1),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "wrong_type"),
         (["user: hi"], "wrong_type"),
         ("user: hi", "wrong_type"),
