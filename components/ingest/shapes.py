@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from components.errors import DataError
 from components.ingest.cleaning import BOUNDARY
+from components.ingest.text import parse
 from components.records import Reject, Removal
 
 # Names by which a field's column is known, the first that is there; letter case does not matter.
@@ -215,6 +216,10 @@ def _draft(response: str, instruction: str = "", context: str = "", category: st
 
 def _turns(messages: Any, category: str) -> list[Draft] | Reject:
     """One record for each answer of a conversation."""
+    if isinstance(messages, str):
+        messages = _from_json(messages)
+        if isinstance(messages, Reject):
+            return messages
     if messages is None:
         return Reject.MISSING_FIELD
     if not isinstance(messages, list):
@@ -227,6 +232,12 @@ def _turns(messages: Any, category: str) -> list[Draft] | Reject:
         if read.content or said or read.role != "system":  # an empty system message says nothing
             said.append(read)
     return _answers(said, category)
+
+
+def _from_json(messages: str) -> Any:
+    """What a text says that holds messages as JSON, as a cell of a csv does; or why it says nothing."""
+    said = parse(messages.encode("utf-8", "surrogatepass"))
+    return Reject.WRONG_TYPE if said is Reject.NOT_JSON else said
 
 
 def _answers(said: list[Message], category: str) -> list[Draft] | Reject:

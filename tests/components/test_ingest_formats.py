@@ -373,6 +373,25 @@ def test_an_answer_that_is_not_learned_repeats_nothing(tmp_path: Path) -> None:
     assert (len(result.records), result.metrics["removed"]) == (1, {"not_learned": 2})
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_messages_may_be_json_in_a_text(tmp_path: Path, format: str) -> None:
+    """As json.dumps makes it, for a cell of a csv holds no list."""
+    path = tmp_path / f"rows.{format}"
+    chats = [[*OPENAI[:3], {**OPENAI[1], "content": f'"{number}", or\n[é]?'}, OPENAI[4]] for number in range(3)]
+    path.write_bytes(FORMATS[format]([{"conversations": json.dumps(chat), "category": "sums"} for chat in chats]))
+    result = run(path)
+    assert [record["instruction"] for record in result.records[1:]] == [chat[3]["content"] for chat in chats]
+    assert {record["category"] for record in result.records} == {"sums"}
+    assert result.metrics["removed"] == {"duplicate": 2}
+
+
+def test_messages_in_a_csv_that_are_not_utf_8_are_rejected_as_text_is(tmp_path: Path) -> None:
+    content = table([{"messages": json.dumps(SHAREGPT)}, {"messages": json.dumps(SHAREGPT).replace("1", "@")}], ",")
+    (tmp_path / "rows.csv").write_bytes(content.replace(b"@", b"\xff"))
+    result = run(tmp_path / "rows.csv")
+    assert (len(result.records), [reject["reason"] for reject in result.rejects]) == (1, ["invalid_text"])
+
+
 def test_roles_have_the_names_that_others_give_them(tmp_path: Path) -> None:
     """OpenAI's newer name of the system, and OpenAssistant's of the user."""
     names = ("developer", "prompter", "assistant", "prompter", "assistant")
@@ -407,6 +426,20 @@ def test_roles_have_the_names_that_others_give_them(tmp_path: Path) -> None:
         ([{"role": "user", "content": [{"type": "image_url"}]}], "wrong_type"),
         (["user: hi"], "wrong_type"),
         ("user: hi", "wrong_type"),
+        (json.dumps(SHAREGPT), 1),
+        (str(SHAREGPT), "wrong_type"),
+        (json.dumps(json.dumps(SHAREGPT)), "wrong_type"),
+        (json.dumps(SHAREGPT[0]), "wrong_type"),
+        (json.dumps(SHAREGPT)[:-1], "wrong_type"),
+        (json.dumps(SHAREGPT[:1]), "wrong_role_order"),
+        ("", "wrong_type"),
+        ("[]", "empty_field"),
+        ("null", "missing_field"),
+        (json.dumps(SHAREGPT).replace("gpt", 'gpt", "from": "gpt'), "duplicate_key"),
+        ('[{"role": "user", "content": "\\ud800"}]', "invalid_text"),
+        (f"[{'1' * 9000}]", "wrong_type"),
+        ("[" * 100_000, "wrong_type"),
+        ("[" * 500 + "]" * 500, "wrong_type"),
         ({"role": "user"}, "wrong_type"),
         (None, "missing_field"),
         ([{"role": "user", "content": "\ud800"}], "invalid_text"),
