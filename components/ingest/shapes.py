@@ -34,6 +34,7 @@ NAME = re.compile(r"[^\W\d][\w.:/()#-]{0,39}")
 # Characters of all of a conversation's records, for each repeats what was said before it: 10,000 short turns would
 # come to gigabytes.
 MAX_TURNS = 16 << 20
+EXACT = 1 << 53  # from which on a float may stand for several integers
 FRAME = 40  # characters that a message takes beside its text, as JSON
 
 
@@ -83,7 +84,7 @@ class Shape:
             return Reject.NOT_AN_OBJECT
         if "instruction" in self.columns and (draft := self._at_once(value)):
             return [draft]
-        category = optional(value.get(self.columns["category"]))
+        category = label(value.get(self.columns["category"]))
         if isinstance(category, Reject):
             return category
         if "messages" in self.columns:
@@ -198,6 +199,15 @@ def optional(value: Any) -> str | Reject:
     if not is_text(value):
         return Reject.INVALID_TEXT
     return value.strip()
+
+
+def label(value: Any) -> str | Reject:
+    """A category's text, which may be a class's number; a column of numbers with gaps is one of floats."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
+        value = int(value)
+    return str(value) if isinstance(value, int) else optional(value)
 
 
 def is_text(value: str, boundaries: int = 0) -> bool:
