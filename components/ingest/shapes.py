@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from components.errors import DataError
@@ -27,6 +28,7 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "model", "bot"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
+TURN = ("user", "assistant")
 UNKNOWN = "unknown"
 SHOWN = 20  # of the columns that there are, in a message
 # What may be shown there as a column's name: where a table has no header, its first row stands for the names.
@@ -234,6 +236,8 @@ def _turns(messages: Any, category: str) -> list[Draft] | Reject:
         return Reject.MISSING_FIELD
     if not isinstance(messages, list):
         return Reject.WRONG_TYPE
+    if all(isinstance(message, str) for message in messages):  # UltraChat's; who speaks is told by whose turn it is
+        messages = [{"role": role, "content": text} for role, text in zip(cycle(TURN), messages, strict=False)]
     said: list[Message] = []
     for message in messages:
         read = _message(message)
@@ -257,7 +261,7 @@ def _answers(said: list[Message], category: str) -> list[Draft] | Reject:
     texts = [message.content for message in said]
     if not roles[opening:] or not all(texts):
         return Reject.EMPTY_FIELD
-    if roles[opening:] != ["user", "assistant"] * ((len(roles) - opening) // 2):
+    if roles[opening:] != [*TURN] * ((len(roles) - opening) // 2):
         return Reject.WRONG_ROLE_ORDER
     turns = range(opening, len(said), 2)
     if len(turns) * sum(len(text) + FRAME for text in texts) > 2 * MAX_TURNS:  # on average a turn has half before it

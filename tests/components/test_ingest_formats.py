@@ -373,6 +373,15 @@ def test_an_answer_that_is_not_learned_repeats_nothing(tmp_path: Path) -> None:
     assert (len(result.records), result.metrics["removed"]) == (1, {"not_learned": 2})
 
 
+@pytest.mark.parametrize("format", ["jsonl", "json", "parquet", "arrow", "arrows"])
+def test_texts_without_roles_are_said_in_turn(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"rows.{format}"
+    path.write_bytes(FORMATS[format]([{"messages": ["One?", "1", "Two?", "2"]}]))
+    first, second = run(path).records
+    assert [(record["instruction"], record["response"]) for record in (first, second)] == [("One?", "1"), ("Two?", "2")]
+    assert json.loads(second["history"]) == [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1"}]
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_messages_may_be_json_in_a_text(tmp_path: Path, format: str) -> None:
     """As json.dumps makes it, for a cell of a csv holds no list."""
@@ -424,7 +433,16 @@ def test_roles_have_the_names_that_others_give_them(tmp_path: Path) -> None:
         *(([OPENAI[1], {**OPENAI[2], "weight": weight}], "wrong_type") for weight in (2, 0.5, -1, True, False, "0")),
         ([{**OPENAI[1], "weight": 0}, {**OPENAI[2], "weight": None}], 1),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "wrong_type"),
-        (["user: hi"], "wrong_type"),
+        (["One?", "1"], 1),
+        (["One?", "1", "Two?", "2"], 2),
+        (json.dumps(["One?", "1"]), 1),
+        (["One?"], "wrong_role_order"),
+        (["One?", "1", "Two?"], "wrong_role_order"),
+        (["One?", " "], "empty_field"),
+        (["One?", "\ud800"], "invalid_text"),
+        (["One?", None], "wrong_type"),
+        (["One?", SHAREGPT[1]], "wrong_type"),
+        ([SHAREGPT[0], "1"], "wrong_type"),
         ("user: hi", "wrong_type"),
         (json.dumps(SHAREGPT), 1),
         (str(SHAREGPT), "wrong_type"),
