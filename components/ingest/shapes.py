@@ -21,6 +21,7 @@ ALIASES = {
     "messages": ("messages", "conversations", "conversation"),
     "text": ("text", "content", "code"),
 }
+LAST = "data"  # UltraChat's column of messages; anything may have this name, so it counts where nothing else does
 # A row is a record only with one of these.
 MAIN = ("instruction", "response", "messages", "text")
 ROLES = {
@@ -168,6 +169,8 @@ def choose(names: Iterable[str], given: Mapping[str, str]) -> Shape:
         found.update(instruction=asks, context=given.get("context", [*others, "context"][0]))
     if not asked and not {"instruction", "response"} & found.keys() and (len(names) == 1 or "text" in found):
         return Shape(columns={"text": found.get("text", names[0]), **category})
+    if not {"instruction", "response"} & found.keys() and LAST in by_name:
+        return Shape(columns={"messages": by_name[LAST], **category})
     return Shape(
         columns={field: found.get(field, field) for field in ("instruction", "context", "response", "category")}
     )

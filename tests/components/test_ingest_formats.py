@@ -261,6 +261,37 @@ def test_shapes_are_told_by_the_names_of_columns(
 @pytest.mark.parametrize(
     ("row", "columns", "expected"),
     [
+        ({"id": "0", "data": ["q", "a"]}, "", ("q", "a")),
+        ({"id": "0", "Data": '["q", "a"]', "category": "c"}, "category=category", ("q", "a")),
+        ({"data": ["q", "a"]}, "messages=data", ("q", "a")),
+        ({"data": "a"}, "", ("", "a")),
+        ({"data": ["q", "b"], "text": "a"}, "", ("", "a")),
+        ({"data": ["q", "b"], "question": "q", "answer": "a"}, "", ("q", "a")),
+        ({"data": ["q", "b"], "input": "q", "output": "a"}, "", ("q", "a")),
+        ({"data": ["q", "b"], "messages": ["q", "a"]}, "", ("q", "a")),
+        ({"data": ["q", "b"], "ask": "q", "say": "a"}, "instruction=ask,response=say", ("q", "a")),
+        ({"data": ["q", "b"], "body": "a"}, "text=body", ("", "a")),
+    ],
+)
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_column_named_data_is_a_conversation_where_nothing_else_is_a_record(
+    tmp_path: Path, format: str, row: dict[str, Any], columns: str, expected: tuple[str, str]
+) -> None:
+    path = tmp_path / f"rows.{format}"
+    path.write_bytes(FORMATS[format]([row]))
+    (record,) = run(path, columns=columns).records
+    assert (record["instruction"], record["response"]) == expected
+
+
+def test_a_column_named_data_that_is_not_needed_is_not_read(tmp_path: Path) -> None:
+    """It may hold files, and make a row too long."""
+    pq.write_table(pa.table({"text": ["a"], "data": [b"x" * (5 << 20)]}), tmp_path / "rows.parquet")
+    assert run(tmp_path / "rows.parquet").counts["records"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "expected"),
+    [
         ({"input": "q", "passage": "c", "output": "a"}, "context=passage", ("q", "c", "a")),
         ({"input": "q", "Context": "c", "output": "a", "passage": ""}, "context=Context", ("q", "c", "a")),
         ({"input": "c", "ask": "q", "output": "a"}, "instruction=ask", ("q", "c", "a")),
