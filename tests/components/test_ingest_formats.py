@@ -736,6 +736,79 @@ def test_any_text_comes_out_of_every_format_as_it_went_in(tmp_path: Path, record
     assert outcomes == outcomes[:1] * 5
 
 
+def saved(folder: Path) -> Path:
+    """What datasets saves of two splits, of which the second is empty; and what it leaves there when it is used."""
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_from_disk
+
+    features = Features({"text": Value("string"), "category": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"text": ["One.", "Two."], "category": [0, 1]}, features=features)
+    DatasetDict(train=rows, test=rows.select([])).save_to_disk(folder)
+    load_from_disk(folder / "train").map(lambda row: {"text": row["text"] + " More."}).shuffle(seed=1)
+    names = {path.name[:6] for path in (folder / "train").iterdir()}
+    assert names == {"data-0", "cache-", "state.", "datase"}
+    return folder
+
+
+def put(store: Any, folder: Path, place: str) -> None:
+    """Copies a folder into a store."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    store.pipe({f"{place}/{name}": content for name, content in files.items()})
+
+
+def test_of_a_folder_that_datasets_saved_only_the_tables_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    folder = saved(tmp_path / "data")
+    table = "data-00000-of-00001.arrow"
+    store = fsspec.filesystem("memory")
+    try:
+        put(store, folder, "/saved")
+        for place in (f"{folder}", f"{folder}/**", "memory://saved", "memory://saved/**"):
+            result = run(place, tmp_path / "out")
+            assert [record["response"] for record in result.records] == ["One.", "Two."]
+            assert {record["source"] for record in result.records} == {f"train/{table}"}
+            assert (result.counts["rows"], result.metrics["categories"]) == (2, {"0": 1, "1": 1})
+        for place in (f"{folder}/train", f"{folder}/train/*", "memory://saved/train"):
+            assert [record["source"] for record in run(place, tmp_path / "out").records] == [table] * 2
+        for place in (f"{folder}/test/*", "memory://saved/test"):  # which alone is no folder with tables
+            with pytest.raises(DataError):
+                run(place, tmp_path / "out")
+    finally:
+        store.rm("/saved", recursive=True)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (),
+        ("a.jsonl",),
+        ("dataset_info.json", "a.jsonl"),
+        ("dataset_dict.json", "in/state.json"),
+        ("dataset_info.json", "cache-0123456789abcdef.arrow"),
+        ("in/dataset_info.json", "in/data-00000-of-00001.arrow"),
+        ("data-00000-of-00001.arrow",),
+    ],
+)
+def test_files_that_only_have_the_names_of_what_datasets_notes_are_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    names = sorted(("state.json", *others))
+    for name in names:
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(
+            (arrow_stream if name.endswith("arrow") else json_list)([{"text": name}])
+        )
+    store = fsspec.filesystem("memory")
+    try:
+        put(store, tmp_path / "data", "/named")
+        for place in (tmp_path / "data", "memory://named"):
+            assert [record["response"] for record in run(place, tmp_path / "out").records] == names
+    finally:
+        store.rm("/named", recursive=True)
+
+
 def test_a_store_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
     store = fsspec.filesystem("memory")
