@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -14,12 +15,17 @@ from components.errors import DataError
 GLOB = re.compile(r"[*?\[]")
 HIDDEN = (".", "_")
 RESCUED = "lost+found"  # at the root of many a volume, and root's alone
+# What the library datasets notes beside the tables that save_to_disk writes and above the folders of splits; and copies
+# of the same rows, changed or in another order, that it keeps there when such a folder is worked with.
+NOTES, SPLITS = {"state.json", "dataset_info.json"}, "dataset_dict.json"
+CACHED = re.compile(r"cache-[0-9a-f]{16}(_\d{5}_of_\d{5})?\.arrow")
 
 
 def local_files(path: Path) -> dict[str, Path]:
     """The files of a local dataset by their names under its folder, in the names' order.
 
-    A folder gives what lies under it; hidden files, those with a leading underscore, README and LICENSE are no data.
+    A folder gives what lies under it; hidden files, those with a leading underscore, README and LICENSE are no data,
+    nor are the notes of the library datasets.
 
     Raises:
         DataError: there is none; or a folder cannot be read, or a link leads to a folder or nowhere: it would be data
@@ -45,10 +51,11 @@ def local_files(path: Path) -> dict[str, Path]:
             )
         _check_name(name)
         found[name] = Path(base, name)
-    if not found:
+    names = without_notes(found)
+    if not names:
         what = f"{path} has no data files" if path.is_dir() else f"no file matches {path}"
         raise DataError(f"dataset: {what}")
-    return {name: found[name] for name in sorted(found)}
+    return {name: found[name] for name in names}
 
 
 def _check_name(name: str) -> None:
@@ -113,3 +120,31 @@ def is_data(name: str) -> bool:
     parts = PurePosixPath(name).parts
     about = parts[-1].upper().partition(".")[0] in ("README", "LICENSE")
     return not (about or any(map(_is_hidden, parts)))
+
+
+def without_notes(names: Iterable[str]) -> list[str]:
+    """The files in a folder that are no notes of the library datasets about tables that it saved, in the names' order.
+
+    Where it saved, both notes stand beside a table; beside none where a split of several is empty. Files of these names
+    anywhere else are data.
+    """
+    paths = {name: PurePosixPath(name) for name in sorted(names)}
+    folders: dict[PurePosixPath, set[str]] = defaultdict(set)
+    for path in paths.values():
+        folders[path.parent].add(path.name)
+    saved = {
+        folder
+        for folder, files in folders.items()
+        if files >= NOTES and (any(map(_is_table, files)) or SPLITS in folders.get(folder.parent, ()))
+    }
+    above = {folder.parent for folder in saved}
+    return [
+        name
+        for name, path in paths.items()
+        if not (path.parent in saved and (path.name in NOTES or CACHED.fullmatch(path.name)))
+        and not (path.parent in above and path.name == SPLITS)
+    ]
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith(".arrow") and not CACHED.fullmatch(name)

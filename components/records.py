@@ -73,6 +73,7 @@ class Reject(StrEnum):
 class Removal(StrEnum):
     """Why a valid record is neither trained nor tested on."""
 
+    NOT_LEARNED = "not_learned"
     DUPLICATE = "duplicate"
     REPEATED_PROMPT = "repeated_prompt"
     NOT_SAMPLED = "not_sampled"

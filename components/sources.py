@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import uuid4
 
 from components.errors import DataError, ModelError, ParameterError, StorageError, UserError
-from components.files import GLOB, glob_parts, is_data, local_files
+from components.files import GLOB, glob_parts, is_data, local_files, without_notes
 from components.records import canonical_json, file_digest, path_digest
 
 Kind = Literal["dataset", "model", "template", "corpus", "evaluation_set", "rules", "drift_rules", "tasks"]
@@ -296,7 +296,7 @@ def _remote_files(uri: str, kind: Kind) -> tuple[Any, dict[str, tuple[str, dict[
         _fail(kind, f"cannot list {uri}: {_reason(error, uri)}")
     named = {_name(place, root): (place, info) for place, info in files.items()}
     if kind == "dataset" and root not in files:
-        named = {name: entry for name, entry in named.items() if is_data(name)}
+        named = {name: named[name] for name in without_notes(filter(is_data, named))}
     if not named:
         _fail(kind, f"nothing is stored at {uri}")
     outside = next((name for name in named if ".." in PurePosixPath(name).parts or "\0" in name), None)

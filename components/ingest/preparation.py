@@ -104,7 +104,7 @@ class _Outcomes:
                 rows._add(position, raw, found, NOTHING)
                 continue
             for draft in found:
-                rows._add(position, raw, None, draft)
+                rows._add(position, raw, draft.removal, draft)
         return rows
 
     def _add(self, position: int, raw: Any, reason: str | None, draft: Draft) -> None:

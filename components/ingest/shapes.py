@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from components.errors import DataError
 from components.ingest.cleaning import BOUNDARY
-from components.records import Reject
+from components.ingest.text import parse
+from components.records import Reject, Removal
 
 # Names by which a field's column is known, the first that is there; letter case does not matter.
 ALIASES = {
@@ -19,13 +21,15 @@ ALIASES = {
     "messages": ("messages", "conversations", "conversation"),
     "text": ("text", "content", "code"),
 }
+LAST = "data"  # UltraChat's column of messages; anything may have this name, so it counts where nothing else does
 # A row is a record only with one of these.
 MAIN = ("instruction", "response", "messages", "text")
 ROLES = {
-    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "bot"), "assistant"),
-    "system": "system",
+    **dict.fromkeys(("system", "developer"), "system"),
 }
+TURN = ("user", "assistant")
 UNKNOWN = "unknown"
 SHOWN = 20  # of the columns that there are, in a message
 # What may be shown there as a column's name: where a table has no header, its first row stands for the names.
@@ -33,6 +37,7 @@ NAME = re.compile(r"[^\W\d][\w.:/()#-]{0,39}")
 # Characters of all of a conversation's records, for each repeats what was said before it: 10,000 short turns would
 # come to gigabytes.
 MAX_TURNS = 16 << 20
+EXACT = 1 << 53  # from which on a float may stand for several integers
 FRAME = 40  # characters that a message takes beside its text, as JSON
 
 
@@ -46,11 +51,20 @@ class Draft(NamedTuple):
     texts: Sequence[str]
     text: str  # the texts with BOUNDARY between them, which none holds
     roles: tuple[str, ...] = ()  # of those who said what was said before
+    removal: Removal | None = None  # why it is removed whatever else is done to it
 
     @classmethod
-    def of(cls, texts: Sequence[str], roles: tuple[str, ...] = ()) -> "Draft":
+    def of(cls, texts: Sequence[str], roles: tuple[str, ...] = (), removal: Removal | None = None) -> "Draft":
         """The draft of texts, joined."""
-        return cls(texts, BOUNDARY.join(texts), roles)
+        return cls(texts, BOUNDARY.join(texts), roles, removal)
+
+
+class Message(NamedTuple):
+    """What one said in a conversation."""
+
+    role: str
+    content: str
+    learned: bool  # if it is an answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +87,7 @@ class Shape:
             return Reject.NOT_AN_OBJECT
         if "instruction" in self.columns and (draft := self._at_once(value)):
             return [draft]
-        category = optional(value.get(self.columns["category"]))
+        category = label(value.get(self.columns["category"]))
         if isinstance(category, Reject):
             return category
         if "messages" in self.columns:
@@ -155,6 +169,8 @@ def choose(names: Iterable[str], given: Mapping[str, str]) -> Shape:
         found.update(instruction=asks, context=given.get("context", [*others, "context"][0]))
     if not asked and not {"instruction", "response"} & found.keys() and (len(names) == 1 or "text" in found):
         return Shape(columns={"text": found.get("text", names[0]), **category})
+    if not {"instruction", "response"} & found.keys() and LAST in by_name:
+        return Shape(columns={"messages": by_name[LAST], **category})
     return Shape(
         columns={field: found.get(field, field) for field in ("instruction", "context", "response", "category")}
     )
@@ -190,6 +206,15 @@ def optional(value: Any) -> str | Reject:
     return value.strip()
 
 
+def label(value: Any) -> str | Reject:
+    """A category's text, which may be a class's number; a column of numbers with gaps is one of floats."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
+        value = int(value)
+    return str(value) if isinstance(value, int) else optional(value)
+
+
 def is_text(value: str, boundaries: int = 0) -> bool:
     """Whether a string is text: no unpaired surrogate, and no NUL but those between joined texts."""
     if not value.isascii():
@@ -206,37 +231,56 @@ def _draft(response: str, instruction: str = "", context: str = "", category: st
 
 def _turns(messages: Any, category: str) -> list[Draft] | Reject:
     """One record for each answer of a conversation."""
+    if isinstance(messages, str):
+        messages = _from_json(messages)
+        if isinstance(messages, Reject):
+            return messages
     if messages is None:
         return Reject.MISSING_FIELD
     if not isinstance(messages, list):
         return Reject.WRONG_TYPE
-    said: list[dict[str, str]] = []
+    if all(isinstance(message, str) for message in messages):  # UltraChat's; who speaks is told by whose turn it is
+        messages = [{"role": role, "content": text} for role, text in zip(cycle(TURN), messages, strict=False)]
+    said: list[Message] = []
     for message in messages:
         read = _message(message)
         if isinstance(read, Reject):
             return read
-        if read["content"] or said or read["role"] != "system":  # an empty system message says nothing
+        if read.content or said or read.role != "system":  # an empty system message says nothing
             said.append(read)
     return _answers(said, category)
 
 
-def _answers(said: list[dict[str, str]], category: str) -> list[Draft] | Reject:
+def _from_json(messages: str) -> Any:
+    """What a text says that holds messages as JSON, as a cell of a csv does; or why it says nothing."""
+    said = parse(messages.encode("utf-8", "surrogatepass"))
+    return Reject.WRONG_TYPE if said is Reject.NOT_JSON else said
+
+
+def _answers(said: list[Message], category: str) -> list[Draft] | Reject:
     """Records of a conversation whose roles take turns, behind one system message at most."""
-    opening = int(bool(said) and said[0]["role"] == "system")
-    roles = [message["role"] for message in said]
-    texts = [message["content"] for message in said]
+    opening = int(bool(said) and said[0].role == "system")
+    roles = [message.role for message in said]
+    texts = [message.content for message in said]
     if not roles[opening:] or not all(texts):
         return Reject.EMPTY_FIELD
-    if roles[opening:] != ["user", "assistant"] * ((len(roles) - opening) // 2):
+    if roles[opening:] != [*TURN] * ((len(roles) - opening) // 2):
         return Reject.WRONG_ROLE_ORDER
     turns = range(opening, len(said), 2)
     if len(turns) * sum(len(text) + FRAME for text in texts) > 2 * MAX_TURNS:  # on average a turn has half before it
         return Reject.OVER_LONG
-    return [Draft.of((*texts[: turn + 1], "", texts[turn + 1], category), tuple(roles[:turn])) for turn in turns]
+    return [
+        Draft.of(
+            (*texts[: turn + 1], "", texts[turn + 1], category),
+            tuple(roles[:turn]),
+            None if said[turn + 1].learned else Removal.NOT_LEARNED,
+        )
+        for turn in turns
+    ]
 
 
-def _message(message: Any) -> dict[str, str] | Reject:
-    """A message as role and content; ShareGPT calls them from and value."""
+def _message(message: Any) -> Message | Reject:
+    """A message; ShareGPT calls its role and content from and value."""
     if not isinstance(message, dict):
         return Reject.WRONG_TYPE
     role, content = (
@@ -255,4 +299,9 @@ def _message(message: Any) -> dict[str, str] | Reject:
     if isinstance(text, Reject):
         return text
     known = ROLES.get(role.lower())
-    return {"role": known, "content": text} if known else Reject.WRONG_ROLE_ORDER
+    if not known:
+        return Reject.WRONG_ROLE_ORDER
+    weight = message.get("weight") if known == "assistant" else None  # as OpenAI's fine-tuning has it
+    if weight is not None and (type(weight) not in (int, float) or weight not in (0, 1)):
+        return Reject.WRONG_TYPE
+    return Message(known, text, weight != 0)

@@ -141,13 +141,18 @@ def _holds_json(kind: Any) -> bool:
 
 
 def _unpacked(value: Any, kind: Any) -> Any:
-    """A value of a type that has JSON in it, with what the JSON says; a number, true and null stay text."""
+    """A value of a type that has JSON in it, with what the JSON says; a number, true and null stay text.
+
+    What is no JSON, or nested too deep, is left as bytes: a text would be learned.
+    """
     if value is None:
         return None
     if isinstance(kind, pa.JsonType):
-        said = parse(value.encode("utf-8", "surrogatepass"))
-        known = isinstance(said, str | list | dict) and not isinstance(said, Reject)
-        return said if known and _is_shallow(said) else value
+        raw = value.encode("utf-8", "surrogatepass")
+        said = parse(raw)
+        if isinstance(said, Reject) or not _is_shallow(said):
+            return raw
+        return said if isinstance(said, str | list | dict) else value
     if pa.types.is_struct(kind):
         return {field.name: _unpacked(value[field.name], field.type) for field in kind}
     if isinstance(value, list) and not pa.types.is_map(kind):

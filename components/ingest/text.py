@@ -121,17 +121,18 @@ def parse(raw: bytes) -> Any:
         value = orjson.loads(raw)
     except ValueError:
         return _parse_slowly(raw)
-    if not isinstance(value, dict):
+    is_object = type(value) is dict
+    if not is_object and type(value) is not list:
         return value
     # the first count settles it for most rows; it is of all keys, and of texts that look like one
     found = len(COLON.findall(raw))
-    if found == len(value) or found == (keys := _keys(value)) or len(KEY_END.findall(raw)) == keys:
+    if (is_object and found == len(value)) or found == (keys := _keys(value)) or len(KEY_END.findall(raw)) == keys:
         return value
     return _parse_slowly(raw)
 
 
-def _keys(value: dict[str, Any]) -> int:
-    """How many keys all the objects in a JSON object have."""
+def _keys(value: dict[str, Any] | list[Any]) -> int:
+    """How many keys all the objects in a JSON object or list have."""
     count = 0
     parts: list[Any] = [value]
     for part in parts:  # grows on the way

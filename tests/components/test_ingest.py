@@ -17,6 +17,7 @@ from tests.components.ingesting import assert_one_line, run, write_parquet
 from tests.conftest import write_jsonl
 
 GOOD = {"instruction": "Say hello.", "context": "", "response": "Hello.", "category": "open_qa"}
+CHAT = [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."}]
 HEADER = b"instruction,context,response,category\n"
 GOOD_CSV = b"Say hello.,,Hello.,open_qa\n"
 SECRET = "S3CRET"
@@ -58,7 +59,9 @@ JSONL = {
     "a number": (line(response=7), "wrong_type"),
     "a list of texts": (line(response=["a"]), "wrong_type"),
     "an object as context": (line(context={"text": "a"}), "wrong_type"),
-    "false as category": (line(category=False), "wrong_type"),
+    "a list as category": (line(category=["a"]), "wrong_type"),
+    "half a number as category": (line(category=0.5), "wrong_type"),
+    "a number as category that is not exact": (line(category=10**30), "wrong_type"),
     "a lone surrogate": (line(response="\ud800"), "invalid_text"),
     "a lone surrogate in the context": (line(context="a\udfffb"), "invalid_text"),
     "an escaped NUL": (line(response="a\x00b"), "invalid_text"),
@@ -301,6 +304,41 @@ def test_every_row_is_kept_rejected_or_removed(tmp_path: Path, mix: list[dict[st
         "rejected": len(result.rejects),
         "removed": sum(removed.values()),
     }
+
+
+@pytest.mark.parametrize(
+    ("category", "text"),
+    [
+        (0, "0"),
+        (-7, "-7"),
+        (2.0, "2"),
+        (-0.0, "0"),
+        (9e15, "9000000000000000"),
+        (2**64 - 1, "18446744073709551615"),
+        (True, "true"),
+        (False, "false"),
+        ("2.0", "2.0"),
+    ],
+)
+@pytest.mark.parametrize("fields", [GOOD, {"text": "a"}, {"messages": CHAT}], ids=["instruction", "text", "messages"])
+def test_a_category_may_be_a_class_s_number(tmp_path: Path, category: Any, text: str, fields: dict[str, Any]) -> None:
+    result = run(write_jsonl(tmp_path / "rows.jsonl", [{**fields, "category": category}]))
+    assert result.metrics["categories"] == {text: 1}
+
+
+def test_a_table_s_class_labels_are_categories(tmp_path: Path) -> None:
+    """As datasets writes them, plain integers; a missing one makes pandas write floats."""
+    nan = float("nan")
+    for labels, expected in (
+        (pa.array([2, 0, None], pa.int64()), {"2": 1, "0": 1, "unknown": 1}),
+        (pa.array([2.0, 0.0, None]), {"2": 1, "0": 1, "unknown": 1}),
+        (pa.array([True, False, None]), {"true": 1, "false": 1, "unknown": 1}),
+        (pa.array([1.0, nan, float("inf")]), {"1": 1}),
+    ):
+        columns = {"instruction": list("abc"), "response": list("xyz"), "category": labels}
+        result = run(write_parquet(tmp_path / "rows.parquet", columns))
+        assert result.metrics["categories"] == expected
+        assert result.metrics["rejected"] == ({"wrong_type": 2} if "1" in expected else {})
 
 
 def test_duplicates_and_repeated_prompts_are_told_apart(tmp_path: Path) -> None:

@@ -261,6 +261,37 @@ def test_shapes_are_told_by_the_names_of_columns(
 @pytest.mark.parametrize(
     ("row", "columns", "expected"),
     [
+        ({"id": "0", "data": ["q", "a"]}, "", ("q", "a")),
+        ({"id": "0", "Data": '["q", "a"]', "category": "c"}, "category=category", ("q", "a")),
+        ({"data": ["q", "a"]}, "messages=data", ("q", "a")),
+        ({"data": "a"}, "", ("", "a")),
+        ({"data": ["q", "b"], "text": "a"}, "", ("", "a")),
+        ({"data": ["q", "b"], "question": "q", "answer": "a"}, "", ("q", "a")),
+        ({"data": ["q", "b"], "input": "q", "output": "a"}, "", ("q", "a")),
+        ({"data": ["q", "b"], "messages": ["q", "a"]}, "", ("q", "a")),
+        ({"data": ["q", "b"], "ask": "q", "say": "a"}, "instruction=ask,response=say", ("q", "a")),
+        ({"data": ["q", "b"], "body": "a"}, "text=body", ("", "a")),
+    ],
+)
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_column_named_data_is_a_conversation_where_nothing_else_is_a_record(
+    tmp_path: Path, format: str, row: dict[str, Any], columns: str, expected: tuple[str, str]
+) -> None:
+    path = tmp_path / f"rows.{format}"
+    path.write_bytes(FORMATS[format]([row]))
+    (record,) = run(path, columns=columns).records
+    assert (record["instruction"], record["response"]) == expected
+
+
+def test_a_column_named_data_that_is_not_needed_is_not_read(tmp_path: Path) -> None:
+    """It may hold files, and make a row too long."""
+    pq.write_table(pa.table({"text": ["a"], "data": [b"x" * (5 << 20)]}), tmp_path / "rows.parquet")
+    assert run(tmp_path / "rows.parquet").counts["records"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "expected"),
+    [
         ({"input": "q", "passage": "c", "output": "a"}, "context=passage", ("q", "c", "a")),
         ({"input": "q", "Context": "c", "output": "a", "passage": ""}, "context=Context", ("q", "c", "a")),
         ({"input": "c", "ask": "q", "output": "a"}, "instruction=ask", ("q", "c", "a")),
@@ -321,7 +352,7 @@ def test_a_line_that_tells_excel_the_delimiter_is_no_header(tmp_path: Path, deli
     assert run(tmp_path / "rows.csv").records[0]["response"] == "a"
 
 
-OPENAI = [
+OPENAI: list[dict[str, Any]] = [
     {"role": "system", "content": " Be short. "},
     {"role": "user", "content": "One?"},
     {"role": "assistant", "content": "1"},
@@ -350,6 +381,66 @@ def test_a_conversation_gives_a_record_for_each_answer(tmp_path: Path, format: s
     assert (third["history"], third["category"], second["category"]) == ("", "unknown", "sums")
 
 
+@pytest.mark.parametrize("format", ["jsonl", "json", "parquet", "arrow", "arrows"])
+@pytest.mark.parametrize(("no", "yes"), [(0, 1), (0.0, 1.0)])
+def test_an_answer_of_no_weight_is_not_learned_but_was_said(tmp_path: Path, format: str, no: float, yes: float) -> None:
+    """As in OpenAI's fine-tuning: it stays before later answers, and is counted."""
+    said = [{"role": ("user", "assistant")[number % 2], "content": f"{number} words"} for number in range(6)]
+    first = [
+        {**message, "weight": weight} for message, weight in zip(said, (None, no, None, yes, no, None), strict=True)
+    ]
+    second = [{**message, "content": f"{message['content']} more", "weight": no} for message in said[:4]]
+    path = tmp_path / f"rows.{format}"
+    path.write_bytes(FORMATS[format]([{"messages": first}, {"messages": second}]))
+    result = run(path)
+    assert [record["response"] for record in result.records] == ["3 words", "5 words"]
+    assert [json.loads(record["history"]) for record in result.records] == [said[:2], said[:4]]
+    assert (result.counts["rows"], result.metrics["removed"], result.rejects) == (5, {"not_learned": 3}, [])
+
+
+def test_an_answer_that_is_not_learned_repeats_nothing(tmp_path: Path) -> None:
+    chats = [{"messages": [OPENAI[1], {**OPENAI[2], "weight": weight}]} for weight in (0, 1, 0)]
+    result = run(write_jsonl(tmp_path / "rows.jsonl", chats))
+    assert (len(result.records), result.metrics["removed"]) == (1, {"not_learned": 2})
+
+
+@pytest.mark.parametrize("format", ["jsonl", "json", "parquet", "arrow", "arrows"])
+def test_texts_without_roles_are_said_in_turn(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"rows.{format}"
+    path.write_bytes(FORMATS[format]([{"messages": ["One?", "1", "Two?", "2"]}]))
+    first, second = run(path).records
+    assert [(record["instruction"], record["response"]) for record in (first, second)] == [("One?", "1"), ("Two?", "2")]
+    assert json.loads(second["history"]) == [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1"}]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_messages_may_be_json_in_a_text(tmp_path: Path, format: str) -> None:
+    """As json.dumps makes it, for a cell of a csv holds no list."""
+    path = tmp_path / f"rows.{format}"
+    chats = [[*OPENAI[:3], {**OPENAI[1], "content": f'"{number}", or\n[é]?'}, OPENAI[4]] for number in range(3)]
+    path.write_bytes(FORMATS[format]([{"conversations": json.dumps(chat), "category": "sums"} for chat in chats]))
+    result = run(path)
+    assert [record["instruction"] for record in result.records[1:]] == [chat[3]["content"] for chat in chats]
+    assert {record["category"] for record in result.records} == {"sums"}
+    assert result.metrics["removed"] == {"duplicate": 2}
+
+
+def test_messages_in_a_csv_that_are_not_utf_8_are_rejected_as_text_is(tmp_path: Path) -> None:
+    content = table([{"messages": json.dumps(SHAREGPT)}, {"messages": json.dumps(SHAREGPT).replace("1", "@")}], ",")
+    (tmp_path / "rows.csv").write_bytes(content.replace(b"@", b"\xff"))
+    result = run(tmp_path / "rows.csv")
+    assert (len(result.records), [reject["reason"] for reject in result.rejects]) == (1, ["invalid_text"])
+
+
+def test_roles_have_the_names_that_others_give_them(tmp_path: Path) -> None:
+    """OpenAI's newer name of the system, and OpenAssistant's of the user."""
+    names = ("developer", "prompter", "assistant", "prompter", "assistant")
+    turns = [{"role": name, "content": f"{number} words"} for number, name in enumerate(names)]
+    records = run(write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}])).records
+    roles = [[message["role"] for message in json.loads(record["history"])] for record in records]
+    assert roles == [["system"], ["system", "user", "assistant"]]
+
+
 @pytest.mark.parametrize(
     ("messages", "outcome"),
     [
@@ -357,6 +448,7 @@ def test_a_conversation_gives_a_record_for_each_answer(tmp_path: Path, format: s
         (SHAREGPT, 1),
         ([{"from": "system", "value": ""}, *SHAREGPT], 1),
         ([{"role": "Human", "content": "q"}, {"role": "model", "content": "a"}], 1),
+        ([OPENAI[0], {"role": "developer", "content": "Be short."}, *OPENAI[1:]], "wrong_role_order"),
         ([], "empty_field"),
         ([OPENAI[0]], "empty_field"),
         ([SHAREGPT[0], {"from": "gpt", "value": " "}], "empty_field"),
@@ -369,9 +461,34 @@ def test_a_conversation_gives_a_record_for_each_answer(tmp_path: Path, format: s
         ([{"content": "a"}], "missing_field"),
         ([{"role": "user", "content": 1}], "wrong_type"),
         ([{"role": 1, "content": "a"}], "wrong_type"),
+        *(([OPENAI[1], {**OPENAI[2], "weight": weight}], "wrong_type") for weight in (2, 0.5, -1, True, False, "0")),
+        ([{**OPENAI[1], "weight": 0}, {**OPENAI[2], "weight": None}], 1),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "wrong_type"),
-        (["user: hi"], "wrong_type"),
+        (["One?", "1"], 1),
+        (["One?", "1", "Two?", "2"], 2),
+        (json.dumps(["One?", "1"]), 1),
+        (["One?"], "wrong_role_order"),
+        (["One?", "1", "Two?"], "wrong_role_order"),
+        (["One?", " "], "empty_field"),
+        (["One?", "\ud800"], "invalid_text"),
+        (["One?", None], "wrong_type"),
+        (["One?", SHAREGPT[1]], "wrong_type"),
+        ([SHAREGPT[0], "1"], "wrong_type"),
         ("user: hi", "wrong_type"),
+        (json.dumps(SHAREGPT), 1),
+        (str(SHAREGPT), "wrong_type"),
+        (json.dumps(json.dumps(SHAREGPT)), "wrong_type"),
+        (json.dumps(SHAREGPT[0]), "wrong_type"),
+        (json.dumps(SHAREGPT)[:-1], "wrong_type"),
+        (json.dumps(SHAREGPT[:1]), "wrong_role_order"),
+        ("", "wrong_type"),
+        ("[]", "empty_field"),
+        ("null", "missing_field"),
+        (json.dumps(SHAREGPT).replace("gpt", 'gpt", "from": "gpt'), "duplicate_key"),
+        ('[{"role": "user", "content": "\\ud800"}]', "invalid_text"),
+        (f"[{'1' * 9000}]", "wrong_type"),
+        ("[" * 100_000, "wrong_type"),
+        ("[" * 500 + "]" * 500, "wrong_type"),
         ({"role": "user"}, "wrong_type"),
         (None, "missing_field"),
         ([{"role": "user", "content": "\ud800"}], "invalid_text"),
@@ -617,6 +734,79 @@ def test_any_text_comes_out_of_every_format_as_it_went_in(tmp_path: Path, record
             continue
         outcomes.append((said(result), [(reject["position"], reject["reason"]) for reject in result.rejects]))
     assert outcomes == outcomes[:1] * 5
+
+
+def saved(folder: Path) -> Path:
+    """What datasets saves of two splits, of which the second is empty; and what it leaves there when it is used."""
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_from_disk
+
+    features = Features({"text": Value("string"), "category": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"text": ["One.", "Two."], "category": [0, 1]}, features=features)
+    DatasetDict(train=rows, test=rows.select([])).save_to_disk(folder)
+    load_from_disk(folder / "train").map(lambda row: {"text": row["text"] + " More."}).shuffle(seed=1)
+    names = {path.name[:6] for path in (folder / "train").iterdir()}
+    assert names == {"data-0", "cache-", "state.", "datase"}
+    return folder
+
+
+def put(store: Any, folder: Path, place: str) -> None:
+    """Copies a folder into a store."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    store.pipe({f"{place}/{name}": content for name, content in files.items()})
+
+
+def test_of_a_folder_that_datasets_saved_only_the_tables_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    folder = saved(tmp_path / "data")
+    table = "data-00000-of-00001.arrow"
+    store = fsspec.filesystem("memory")
+    try:
+        put(store, folder, "/saved")
+        for place in (f"{folder}", f"{folder}/**", "memory://saved", "memory://saved/**"):
+            result = run(place, tmp_path / "out")
+            assert [record["response"] for record in result.records] == ["One.", "Two."]
+            assert {record["source"] for record in result.records} == {f"train/{table}"}
+            assert (result.counts["rows"], result.metrics["categories"]) == (2, {"0": 1, "1": 1})
+        for place in (f"{folder}/train", f"{folder}/train/*", "memory://saved/train"):
+            assert [record["source"] for record in run(place, tmp_path / "out").records] == [table] * 2
+        for place in (f"{folder}/test/*", "memory://saved/test"):  # which alone is no folder with tables
+            with pytest.raises(DataError):
+                run(place, tmp_path / "out")
+    finally:
+        store.rm("/saved", recursive=True)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (),
+        ("a.jsonl",),
+        ("dataset_info.json", "a.jsonl"),
+        ("dataset_dict.json", "in/state.json"),
+        ("dataset_info.json", "cache-0123456789abcdef.arrow"),
+        ("in/dataset_info.json", "in/data-00000-of-00001.arrow"),
+        ("data-00000-of-00001.arrow",),
+    ],
+)
+def test_files_that_only_have_the_names_of_what_datasets_notes_are_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PRIVATE_LLM_CACHE", str(tmp_path / "cache"))
+    names = sorted(("state.json", *others))
+    for name in names:
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(
+            (arrow_stream if name.endswith("arrow") else json_list)([{"text": name}])
+        )
+    store = fsspec.filesystem("memory")
+    try:
+        put(store, tmp_path / "data", "/named")
+        for place in (tmp_path / "data", "memory://named"):
+            assert [record["response"] for record in run(place, tmp_path / "out").records] == names
+    finally:
+        store.rm("/named", recursive=True)
 
 
 def test_a_store_is_read_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
