@@ -308,5 +308,19 @@ class Renderer:
         return found
 
 
+def encoded_by_champion(tokenizer: Any, records: Sequence[dict[str, Any]]) -> list[Encoded]:
+    """Records through a champion's own tokenizer and template.
+
+    Raises:
+        ModelError: it refuses what others take; it is told as the champion's.
+    """
+    try:
+        return Renderer(tokenizer).encode(records)
+    except ModelError as error:
+        raise ModelError(
+            f"the champion's {error}; take the alias champion from it, or train under another model_name"
+        ) from None
+
+
 def _words(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from components.models import load_model, max_positions
-from components.rendering import Renderer, load_tokenizer
+from components.rendering import encoded_by_champion, load_tokenizer
 
 
 def champion_figures(
@@ -36,7 +36,7 @@ def champion_figures(
             "loss_start": encoded.loss_start,
             "target_bytes": len(record["response"].encode("utf-8")),
         }
-        for record, encoded in zip(records, Renderer(tokenizer).encode(records), strict=True)
+        for record, encoded in zip(records, encoded_by_champion(tokenizer, records), strict=True)
         if 1 < len(encoded.input_ids) <= positions
     ]
     if not rows:

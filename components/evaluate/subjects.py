@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import DataError, ModelError, ParameterError
 from components.models import load_config, load_model, max_positions
-from components.rendering import Renderer, load_tokenizer
+from components.rendering import Renderer, encoded_by_champion, load_tokenizer
 
 if TYPE_CHECKING:  # torch is loaded with the first model, not with the command line
     from components.evaluate.generation import Answer
@@ -210,7 +210,7 @@ def answerable(found: list[Subject], new_tokens: int) -> list[int]:
 
 def _encoded_by(tokenizer: Any, rows: list[dict[str, Any]], texts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The same test records as tokens of another tokenizer and template."""
-    encoded = Renderer(tokenizer).encode([texts[row["id"]] for row in rows])
+    encoded = encoded_by_champion(tokenizer, [texts[row["id"]] for row in rows])
     return [
         {**row, "input_ids": new.input_ids, "loss_start": new.loss_start}
         for row, new in zip(rows, encoded, strict=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from components.drift.drift import admit, drift
 from components.drift.measures import jensen_shannon_distance, population_stability_index
 from components.drift.profile import IDS, PROFILE, read_profile
 from components.drift_rules import METRICS, load_drift_rules
-from components.errors import ParameterError, PipelineError
+from components.errors import ModelError, ParameterError, PipelineError
 from components.ingest.ingest import ingest
 from components.records import read_json, read_table
 from components.registry import Entry, Registry, open_registry
@@ -21,6 +22,7 @@ from components.tokenize.tokenize import tokenize
 from tests.conftest import write_jsonl
 
 Rows = list[dict[str, Any]]
+PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
 OLD = 150  # records that the champion was made from
 
 
@@ -126,6 +128,26 @@ def test_more_of_the_same_is_new_and_no_drift(champion: Registry, dolly_rows: Ro
     assert 50 < found["perplexity"]["records"] < found["new_records"], "some are longer than the model was built for"
     assert measures["bits_per_byte_ratio"] == pytest.approx(found["perplexity"]["bits_per_byte"] / 4.0)
     assert "| closed_qa |" in (tmp_path / "drift.md").read_text()
+
+
+def test_a_template_that_refuses_the_data_is_told_as_the_champions(
+    dolly_rows: Rows, stories: Path, empty_database: bytes, tmp_path: Path
+) -> None:
+    """As of a model whose data had no system messages."""
+    folder = tmp_path / "model"
+    shutil.copytree(stories, folder)
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    drift(**ingested(tmp_path / "old", dolly_rows[:OLD]), metrics=tmp_path / "d", panel=tmp_path / "p", profile=folder)
+    (tmp_path / "mlflow.db").write_bytes(empty_database)
+    store = open_registry(f"sqlite:///{tmp_path / 'mlflow.db'}", "faq")
+    figures = {"tuned_bits_per_byte": 4.0}
+    store.register(Entry(key="k" * 32, folder=folder, configuration={}, metrics=figures, tags={}))
+    said = [{"role": role, "content": role} for role in ("system", "user", "assistant")]
+    with pytest.raises(ModelError) as error:
+        compare(tmp_path, store, [{"messages": said}])
+    assert str(error.value).startswith("the champion's template: it refuses a conversation of the roles system, user")
+    assert str(error.value).endswith("take the alias champion from it, or train under another model_name")
 
 
 def test_the_same_comparison_gives_the_same_bytes(champion: Registry, dolly_rows: Rows, tmp_path: Path) -> None:
