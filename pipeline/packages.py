@@ -65,7 +65,7 @@ def read_package(path: Path) -> Package:
         spec = next(iter(yaml.load_all(text, _LOADER)), None)  # a safe one
     except OSError as error:
         raise ParameterError(f"--pipeline-file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ParameterError(f"--pipeline-file {path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(spec, dict) or "root" not in spec or not spec.get("pipelineInfo", {}).get("name"):
         raise ParameterError(f"--pipeline-file {path} is no compiled pipeline; python -m pipeline.compile writes one")

@@ -364,6 +364,7 @@ BAD = {
     ("cron: 0 3 * * *", "version: v9\n    cron: 0 3 * * *"): "line 6: pipeline 'private-llm' has no version 'v9'",
     ("cron: 0 3 * * *", "pipeline: other\n    cron: 0 3 * * *"): "line 6: no pipeline 'other' on",
     ("parameters: {dataset: org/docs, learning_rate: 1e-5}", "parameters: [oops"): "not YAML",
+    ("parameters: {dataset: org/docs, learning_rate: 1e-5}", "parameters: " + "[" * 5000): "not YAML",
 }
 
 

@@ -57,6 +57,27 @@ def test_a_version_is_uploaded_when_its_digest_is_new_and_never_twice(
     assert len(server.state.pipelines) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "not YAML: "),
+        ("[" * 5000, "not YAML: "),
+        ("day: 2026-02-30", "not YAML: day is out of range"),
+        ("a: 1", "is no compiled pipeline; python -m pipeline.compile writes one"),
+    ],
+    ids=["open", "deep", "no day", "no pipeline"],
+)
+def test_a_file_that_is_no_pipeline_is_one_line(
+    server: Server, tmp_path: Path, text: str, said: str, capsys: Captured
+) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    assert submit(["upload", "--pipeline-file", str(tmp_path / "bad.yaml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"submit: --pipeline-file {tmp_path / 'bad.yaml'}")
+    assert said in line
+    assert not server.state.pipelines
+
+
 def test_the_version_has_the_name_that_kubernetes_objects_have(server: Server, tmp_path: Path) -> None:
     submit(["upload"])
     path = tmp_path / "objects.yaml"
