@@ -93,7 +93,8 @@ def looks_back_only(config: Any) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     text = config.get_text_config()
-    has_encoder = text.is_encoder_decoder or text.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}
+    has_encoder = text.is_encoder_decoder or text.model_type in encoders
     both_ways = getattr(text, "use_bidirectional_attention", None) in (True, "all")
     return not both_ways and (not has_encoder or bool(getattr(text, "is_decoder", False)))
 

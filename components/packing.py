@@ -12,11 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
+from components.errors import ModelError
 from components.head import can_hold_loss, loss_in_head
 
 IGNORED = -100
 ATTENTION = "rows"
 SHORT = 128  # tokens
+# In transformers 5.23 these hand their sliding window on to the attention function; of others, some only mask it.
+HAND_ON_WINDOW = (
+    *("cohere2", "cohere2_moe", "cwm", "dots1", "exaone4", "exaone_moe", "gemma3_text", "gemma4_text", "ministral"),
+    *("ministral3", "mistral", "mixtral", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3", "starcoder2"),
+)
+CHANGES_SCORES = ("softcap", "s_aux", "position_bias")  # what transformers passes for soft caps, sinks and biases
 HOLDS_LOSS = "_private_llm_holds_loss"  # on a model: whether its output layer can be lent to the loss
 
 
@@ -98,11 +105,14 @@ def try_loss(model: Any, batch: dict[str, Any]) -> None:
 def attention_for(config: Any) -> str:
     """The attention implementation that keeps packed rows apart at the least cost for a model's configuration.
 
-    Ours calls the causal kernel row by row, so its cost is the sum of the rows' squares. Models that need more than
-    a causal mask (a sliding window, soft-capped scores) get a mask over the whole sequence instead.
+    Ours calls the causal kernel row by row, so its cost is the sum of the rows' squares, or of their lengths times a
+    sliding window's. Models that need more (soft-capped scores, a window that only a mask knows) get a mask over the
+    whole sequence instead.
     """
     text = config.get_text_config()  # of a model that also sees, what it reads by
-    special = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size")
+    special = ["attn_logit_softcapping", "attention_chunk_size"]
+    if text.model_type not in HAND_ON_WINDOW:
+        special.append("sliding_window")
     return "eager" if any(getattr(text, name, None) for name in special) else ATTENTION
 
 
@@ -121,21 +131,50 @@ def attend_rows(
     Args:
         query, key, value: shape (1, heads, tokens, head size); key and value may have fewer heads.
         row_lengths: the rows' numbers of tokens, in their order.
-        options: scaling and dropout, as transformers passes them.
+        options: scaling, dropout and sliding_window, as transformers passes them.
 
     Returns:
         shape (1, tokens, heads, head size).
+
+    Raises:
+        ModelError: the model asks for scores that this does not make.
     """
+    if other := next((name for name in CHANGES_SCORES if options.get(name) is not None), None):
+        raise ModelError(f"base_model: its attention needs {other}, which packed rows do not have; use another model")
     scale, dropout = options.get("scaling"), options.get("dropout", 0.0) if module.training else 0.0
     grouped = query.shape[1] != key.shape[1]
+    settings: dict[str, Any] = {"scale": scale, "dropout_p": dropout, "enable_gqa": grouped}
+    window = options.get("sliding_window") or max(row_lengths)
     # On a CPU, torch goes back through short rows of bf16 twice as fast in float32.
     widened = query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad
     rows = []
     for qkv in zip(*(torch.split(tensor, row_lengths, 2) for tensor in (query, key, value)), strict=True):
         q, k, v = (part.float() for part in qkv) if widened and qkv[0].shape[2] <= SHORT else qkv
-        row = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=grouped)
+        if q.shape[2] <= window:
+            row = scaled_dot_product_attention(q, k, v, is_causal=True, **settings)
+        else:
+            row = _attend_window(q, k, v, window, settings)
         rows.append(row.to(query.dtype).transpose(1, 2))
     return torch.cat(rows, dim=1), None
+
+
+def _attend_window(query: Tensor, key: Tensor, value: Tensor, window: int, settings: dict[str, Any]) -> Tensor:
+    """Attention of each token of a row to the last `window` tokens, itself among them; as many queries at a time."""
+    length, parts = query.shape[2], []
+    places = torch.arange(length, device=query.device)
+    for start in range(0, length, window):
+        end, first = min(start + window, length), max(0, start - window + 1)
+        back = places[start:end, None] - places[first:end]
+        parts.append(
+            scaled_dot_product_attention(
+                query[:, :, start:end],
+                key[:, :, first:end],
+                value[:, :, first:end],
+                attn_mask=(back >= 0) & (back < window),
+                **settings,
+            )
+        )
+    return torch.cat(parts, dim=2)
 
 
 def register_attention() -> None:

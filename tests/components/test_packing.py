@@ -30,12 +30,14 @@ from transformers import (
     T5Config,
     XLMRobertaConfig,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from components import head
 from components.errors import ModelError
 from components.models import keeps_rows_apart, load_config, load_model, max_positions
 from components.packing import (
+    HAND_ON_WINDOW,
     HOLDS_LOSS,
     attend_rows,
     attention_for,
@@ -109,7 +111,38 @@ def test_packed_loss_equals_each_row_alone(name: str, rows: list[dict[str, Any]]
     torch.testing.assert_close(packed, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
+def windowed(name: str, window: int | None) -> Any:
+    """A tiny configuration of a family, whose first layer slides."""
+    experts = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    options: dict[str, Any] = {**FEW_HEADS, **TOKENS, "head_dim": 8, "sliding_window": window, **experts}
+    options |= {"layer_types": ["sliding_attention", "full_attention"], "use_sliding_window": True}
+    options |= {"n_routed_experts": 4, "num_experts": 4, "num_local_experts": 4, "n_group": 1, "topk_group": 1}
+    options |= {"n_shared_experts": 1, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 128}
+    made = CONFIG_MAPPING[name]
+    known = {*made().to_dict(), *made.attribute_map, "layer_types"}
+    return made(**{key: value for key, value in options.items() if key in known})
+
+
+@pytest.mark.parametrize("name", HAND_ON_WINDOW)
+def test_a_windows_loss_is_that_of_the_mask(name: str, rows: list[dict[str, Any]]) -> None:
+    """Of each family that is given no mask; rows are as short as the window, and longer by far."""
+    config = windowed(name, 6)
+    assert attention_for(config) == "rows"
+    alone = build(config, "eager")
+    expected = torch.cat([plain_nll(alone, row) for row in rows])
+    packed = build(config, "rows")
+    torch.testing.assert_close(target_nll(packed, flatten(rows)), expected, rtol=1e-5, atol=1e-6)
+    wide = build(windowed(name, 64), "rows")
+    assert not torch.allclose(target_nll(wide, flatten(rows)), expected, rtol=1e-4), "the window has no effect"
+
+
+def test_scores_that_rows_do_not_have_are_refused() -> None:
+    states = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(ModelError, match="its attention needs s_aux"):
+        attend_rows(torch.nn.Module(), states, states, states, None, row_lengths=[3], s_aux=torch.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "mistral, sliding window"])
 def test_packed_gradients_equal_the_sum_over_rows_alone(name: str, rows: list[dict[str, Any]]) -> None:
     config = CONFIGS[name]
     alone, packed = build(config, "eager"), build(config, attention_for(config))
@@ -157,9 +190,11 @@ def test_the_loss_inside_the_output_layer_is_the_plain_one(
 
 
 def test_a_model_that_needs_more_than_a_causal_mask_is_not_given_row_attention() -> None:
-    assert attention_for(CONFIGS["mistral, sliding window"]) == "eager"
+    """Soft caps; a window that Phi-3.5-MoE and Qwen2-MoE make a mask of, and tell nobody."""
     assert attention_for(CONFIGS["gemma2, soft cap"]) == "eager"
-    assert attention_for(CONFIGS["gemma3, with eyes"]) == "eager"
+    for name in ("phimoe", "qwen2_moe"):
+        assert attention_for(windowed(name, 6)) == "eager"
+    assert attention_for(CONFIGS["gemma3, with eyes"]) == "rows"
     assert attention_for(CONFIGS["llama"]) == "rows"
 
 
@@ -218,8 +253,10 @@ class NoWaiting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         aten = torch.ops.aten
-        by_mask = any(torch.is_tensor(entry) and entry.dtype == torch.bool for entry in tree_leaves(args))
-        waits = {aten._local_scalar_dense, aten.nonzero} | ({aten.index, aten.index_put_} if by_mask else set())
+        by_mask = any(torch.is_tensor(entry) and entry.dtype == torch.bool for entry in tree_leaves(args[1:2]))
+        fills = func.overloadpacket is aten.index_put_ and args[2].dim() == 0  # one number, wherever the mask is true
+        waits = {aten._local_scalar_dense, aten.nonzero}
+        waits |= {aten.index, aten.index_put_} if by_mask and not fills else set()
         assert func.overloadpacket not in waits, f"{func} waits"
         return func(*args, **(kwargs or {}))
 
