@@ -1,7 +1,8 @@
 """Several processes that torchrun starts and that share one evaluation: each scores every so-manyth batch.
 
 A batch is the same whoever scores it, and a row stands in one batch, so sums over ranks are the rows' own values: the
-number of ranks changes no bit of the result.
+number of ranks changes no bit of the result. On a CPU this holds while each process has as many threads: torch's vector
+kernels round the end of a thread's share otherwise than the rest.
 """
 
 import os
