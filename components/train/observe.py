@@ -85,7 +85,7 @@ class Watched:
     def _news(self, kind: str, content: Any) -> list[dict[str, Any]]:
         """Of what was listed or reported that which was not known; what goes away, as events do in time, is none."""
         entries = {"LISTED": content, "DELETED": []}.get(kind, [content])
-        return [entry for entry in entries if entry != self._objects.get(entry["metadata"]["uid"])]
+        return [entry for entry in entries if _version(entry) != _version(self._objects.get(entry["metadata"]["uid"]))]
 
     def _take(self, kind: str, content: Any) -> None:
         gone = {}
@@ -192,6 +192,11 @@ class _PodLog:
             self._repeats = self._repeats + 1 if moment == self._last else 1
             self._last, self._received = moment, time.monotonic()
             self._show(text)
+
+
+def _version(entry: dict[str, Any] | None) -> Any:
+    """What changes with an object: one that is listed lacks the fields kind and apiVersion of one that is reported."""
+    return entry and entry["metadata"].get("resourceVersion")
 
 
 def _sortable(stamp: str) -> str:

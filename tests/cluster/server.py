@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 Thing = dict[str, Any]
 NAMESPACE = "ml"
 RESOURCES = {"trainjobs": "trainer.kubeflow.org", "pods": "", "events": ""}
+KINDS = {"pods": "Pod", "events": "Event"}  # which a watch names, and a list does not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +243,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self._state.away:
             self._reset()
             return False
-        self._state.calls.append((RESOURCES[resource.partition("/")[0]], resource, verb))
+        with self.server_state.changed:
+            self._state.calls.append((RESOURCES[resource.partition("/")[0]], resource, verb))
+            self.server_state.changed.notify_all()
         if self.headers["Authorization"] != f"Bearer {self._state.token}":
             self._send(401, _status(401, "Unauthorized"))
             return False
@@ -306,7 +309,8 @@ class _Handler(BaseHTTPRequestHandler):
             news = [entry for entry in self._state.history if entry[0] > version]
             version = self._state.version
             words, heard = self._state.words[heard:], len(self._state.words)
-            chosen = [(kind, thing) for _, kind, of, thing in news if of == resource and self._selected(thing)]
+            named = {"kind": KINDS[resource], "apiVersion": "v1"} if resource in KINDS else {}
+            chosen = [(kind, thing | named) for _, kind, of, thing in news if of == resource and self._selected(thing)]
             return [*words, *(json.dumps({"type": kind, "object": thing}) for kind, thing in chosen)]
 
         self._stream(events, lambda: False, end)

@@ -536,6 +536,7 @@ def test_an_event_of_before_is_not_the_last_that_was_heard(nodes: Nodes, again: 
 
     def script(nodes: Nodes) -> None:
         job = nodes.job()
+        nodes.server.wait(lambda: ("", "events", "watch") in nodes.server.state.calls)  # reported first, not listed
         nodes.event(f"{job['metadata']['name']}-node-0", "Job", "FailedCreate", "exceeded quota: gpus")
         nodes.until("FailedCreate")
         pod = nodes.pods(job)[0]
