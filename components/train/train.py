@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from components import code_digest
 from components.errors import ParameterError, PipelineError, StorageError
@@ -34,6 +34,7 @@ def train(config: TrainConfig, publish: Callable[[], None] = lambda: None) -> di
         ModelError: the base model cannot be fetched.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.modules["mlflow"] = cast(Any, None)  # DeepSpeed's autotuner would import it, for a third of the start-up
         from torch.distributed.elastic.multiprocessing.errors import record
 
         from components.train.worker import work
