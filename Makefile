@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 IMAGES ?= data train-cuda
 KILLS ?= 5
 
-.PHONY: help setup demo test test-faults test-containers check format bench generate images locks screenshot clean
+.PHONY: help setup demo test test-long test-faults test-containers check format bench generate images locks screenshot clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,10 @@ demo: setup ## run the pipeline on the bundled data and model
 	$(BIN)/python -m pipeline.demo
 
 test: setup ## run the tests: offline, warnings are errors
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not faults and not containers' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not faults and not containers and not long' $(ARGS)
+
+test-long: setup ## run the longest tests: whole runs and trainings one after the other
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'long and not faults' $(ARGS)
 
 test-faults: setup ## kill, stop and starve trainings: make test-faults KILLS=20
 	KILLS=$(KILLS) $(BIN)/python -m pytest -m faults $(ARGS)

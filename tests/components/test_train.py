@@ -61,6 +61,7 @@ def chat_model(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_any_division_of_the_global_batch_trains_the_same_model(prepared: Path, stories: Path, tmp_path: Path) -> None:
     """8 rows at once, two ranks of 2 x 2, ZeRO-3: over a whole training."""
     divisions = {
@@ -94,6 +95,7 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 def test_loss_and_gradients_are_the_same_however_a_step_is_computed(
     prepared: Path, stories: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +133,7 @@ def whole(prepared: Path, stories: Path, tmp_path_factory: pytest.TempPathFactor
     return output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kept", ["checkpoints", "checkpoint_store"])
 def test_a_killed_training_resumes_to_the_same_weights(
     kept: str, prepared: Path, stories: Path, whole: Path, tmp_path: Path
@@ -280,6 +283,7 @@ def events(file: Path) -> list[tuple[int, str, float]]:
     return found
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_weights(prepared: Path, stories: Path, tmp_path: Path) -> None:
     arguments = {"method": "lora", "nproc_per_node": 2, "epochs": "0.3", "learning_rate": "1e-2"}
     for name, seed in (("one", 7), ("again", 7), ("other", 8)):
@@ -290,6 +294,7 @@ def test_the_same_seed_gives_the_same_weights(prepared: Path, stories: Path, tmp
     assert not all(torch.equal(other[key], weight) for key, weight in one.items())
 
 
+@pytest.mark.long
 def test_lora_under_zero_3_saves_whole_weights(dolly: Path, chat_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()

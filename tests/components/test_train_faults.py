@@ -113,6 +113,7 @@ def start(
         training.process.wait()
 
 
+@pytest.mark.long
 def test_sigterm_leaves_a_checkpoint_and_the_next_start_goes_on_from_there(
     start: Callable[..., Training], whole: Path, tmp_path: Path
 ) -> None:

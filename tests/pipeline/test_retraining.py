@@ -79,6 +79,7 @@ def test_a_run_of_the_same_data_and_configuration_trains_nothing_and_says_so(
     assert message.startswith("private-llm: unchanged: the same data and configuration gave version 1; nothing was")
 
 
+@pytest.mark.long
 def test_five_hundred_new_records_train_on_from_the_champion_and_move_nothing(
     trained: Path, trained_arguments: list[str], dolly: Path, registry: str, tmp_path: Path, messages: list[str]
 ) -> None:
@@ -109,6 +110,7 @@ def test_five_hundred_new_records_train_on_from_the_champion_and_move_nothing(
     assert "SECRET" not in finished.stdout + (output / "logs" / "notify.log").read_text()
 
 
+@pytest.mark.long
 def test_a_drifted_file_stops_before_training_and_says_by_which_rule(
     trained: Path, trained_arguments: list[str], dolly: Path, registry: str, tmp_path: Path, messages: list[str]
 ) -> None:

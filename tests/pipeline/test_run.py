@@ -107,6 +107,7 @@ def test_the_same_run_again_takes_every_step_from_the_cache_but_those_that_look_
         assert artifacts[name]["digest"] == summary(trained)["artifacts"][name]["digest"], name
 
 
+@pytest.mark.long
 def test_a_changed_byte_behind_the_same_path_runs_what_depends_on_it_and_meets_the_champion(
     trained: Path, trained_arguments: list[str]
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_step_that_fails_is_named_with_its_reason_and_log(stories: Path, tmp_p
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.long
 def test_a_run_that_failed_late_resumes_from_the_steps_that_succeeded(
     stories: Path, dolly_slice: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def join_parts(folder: Path, parts: list[dict[str, Any]]) -> None:
     join(token_shards=tokens, tokenizer_shards=tokenizers, metric_shards=metrics, **files(folder))
 
 
+@pytest.mark.long
 def test_four_pods_make_the_bytes_of_one(
     dolly: Path, stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
