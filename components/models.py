@@ -89,11 +89,14 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
 
 
 def looks_back_only(config: Any) -> bool:
-    """Whether a configuration is that of a decoder. transformers gives encoders a causal class too."""
+    """Whether a configuration is a decoder's, whose tokens see what is before them alone.
+
+    The class does not tell: transformers has a causal one for encoders too.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     text = config.get_text_config()
-    encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}
+    encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}  # the last fills in no masks
     has_encoder = text.is_encoder_decoder or text.model_type in encoders
     both_ways = getattr(text, "use_bidirectional_attention", None) in (True, "all")
     return not both_ways and (not has_encoder or bool(getattr(text, "is_decoder", False)))

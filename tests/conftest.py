@@ -43,7 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps what reads the one run that `trained` makes on one of pytest's workers, so that it is made once."""
+    """Keeps what reads the one run that `trained` makes on one of pytest's workers, so that it is made once.
+
+    xdist 3.8 names a test's group where pytest 9.2 no longer looks; with these, each worker makes the run for itself.
+    """
     for item in items:
         if "trained" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("trained"))
